@@ -1,0 +1,23 @@
+"""Load metrics: pure functions, and a thin torchmetrics class that adds up over batches."""
+
+from hmoe.metrics.direction import direction
+from hmoe.metrics.load import (
+    LoadMetrics,
+    cut_shares,
+    cv,
+    dead_share,
+    load_statistics,
+    max_violation,
+    normalised_entropy,
+)
+
+__all__ = [
+    "LoadMetrics",
+    "cut_shares",
+    "cv",
+    "dead_share",
+    "direction",
+    "load_statistics",
+    "max_violation",
+    "normalised_entropy",
+]

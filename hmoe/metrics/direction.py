@@ -1,0 +1,34 @@
+"""Which way is better, for every metric that a study may take as an objective."""
+
+import re
+from typing import Literal
+
+from hmoe.errors import ConfigError, nearest
+from hmoe.metrics.load import LARGER_IS_BETTER, STATISTICS
+
+Direction = Literal["minimize", "maximize"]
+
+_QUALITY: dict[str, Direction] = {
+    "loss": "minimize",
+    "bits_per_byte": "minimize",
+    "mse": "minimize",
+    "accuracy": "maximize",
+}
+
+
+def direction(metric: str) -> Direction:
+    """Direction of a metric key such as "val/bits_per_byte" or "val/load/cv/expert".
+
+    Raises:
+        ConfigError: not a metric that a study can have as an objective.
+    """
+    known = {f"val/{name}": way for name, way in _QUALITY.items()}
+    for name in STATISTICS:
+        known[f"val/load/{name}/expert"] = "maximize" if name in LARGER_IS_BETTER else "minimize"
+    place = re.sub(r"/level_\d+$", "/expert", metric)
+    if place not in known:
+        raise ConfigError(
+            f"objectives: '{metric}' is not a metric of the validation set. Known are "
+            f"{', '.join(known)}; load metrics also end in /level_<n>." + nearest(metric, known)
+        )
+    return known[place]

@@ -1,0 +1,105 @@
+"""How evenly the work is spread, at every level of the organisation.
+
+A level is measured on its cut: the nodes of the level, together with the experts that sit above
+it, so that every row is counted once. `share_C` is what each node of the cut received of all rows,
+`even_C` what it would receive if every expert got the same. On a uniform tree the even share is one
+over the number of nodes and the formulas are the usual ones.
+
+Letters: C nodes of a cut, E experts.
+"""
+
+from math import log
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from hmoe.layer import Routing, Tree
+from hmoe.layer.tree_ops import sum_below
+
+
+def cut_shares(load_E: Tensor, tree: Tree, level: int) -> tuple[Tensor, Tensor]:
+    """Shares of all rows received by the nodes of a cut, and their even shares: (C,), (C,) float64.
+
+    Without any rows the received shares are all zero.
+    """
+    cut = torch.tensor(tree.cut(level), device=load_E.device)
+    load_C = sum_below(load_E, tree).index_select(0, cut).double()
+    below_C = tree.index("num_below_N", load_E.device).index_select(0, cut).double()
+    return load_C / load_C.sum().clamp(min=1), below_C / tree.num_experts
+
+
+def cv(share_C: Tensor, even_C: Tensor) -> Tensor:
+    """Coefficient of variation: sqrt(sum_c even_c (share_c / even_c - 1)^2). 0 is even.
+
+    With equal even shares this is the population standard deviation over the mean.
+    """
+    return (even_C * (share_C / even_C - 1).square()).sum().sqrt()
+
+
+def max_violation(share_C: Tensor, even_C: Tensor) -> Tensor:
+    """Busiest node's load over its even load, minus 1 (MaxVio of Wang et al. 2024). 0 is even."""
+    return (share_C / even_C).max() - 1
+
+
+def normalised_entropy(share_C: Tensor, even_C: Tensor) -> Tensor:
+    """1 - KL(share || even) / its largest value. 1 is even; 0 is all rows at the smallest node.
+
+    With equal even shares this is H(share) / ln C.
+    """
+    divergence = (share_C.xlogy(share_C) - share_C.xlogy(even_C)).sum()
+    return 1 - divergence / -log(even_C.min().item())
+
+
+def dead_share(share_C: Tensor, even_C: Tensor) -> Tensor:
+    """Share of the cut's nodes that received nothing. 0 is best."""
+    return (share_C == 0).double().mean()
+
+
+STATISTICS = {
+    "cv": cv,
+    "max_violation": max_violation,
+    "entropy": normalised_entropy,
+    "dead": dead_share,
+}
+LARGER_IS_BETTER = frozenset({"entropy"})
+
+
+def load_statistics(load_E: Tensor, tree: Tree) -> dict[str, float]:
+    """All statistics at all levels: {"cv/level_0": ..., "cv/expert": ...}.
+
+    "expert" is the cut through all experts, the same question on every tree; on the last level
+    the two coincide.
+    """
+    result = {}
+    levels = [(f"level_{level}", level) for level in range(tree.num_levels)]
+    for name, level in [*levels, ("expert", tree.num_levels - 1)]:
+        share_C, even_C = cut_shares(load_E, tree, level)
+        for key, statistic in STATISTICS.items():
+            result[f"{key}/{name}"] = statistic(share_C, even_C).item()
+    return result
+
+
+class LoadMetrics(Metric):
+    """Load of one mixture layer, added up over batches and, under data parallelism, over ranks.
+
+    `update` takes Routings, `compute` returns `load_statistics` of the sum.
+    """
+
+    full_state_update = False
+    load_E: Tensor
+
+    def __init__(self, *, tree: Tree) -> None:
+        super().__init__()
+        self.tree = tree
+        self.add_state(
+            "load_E", torch.zeros(tree.num_experts, dtype=torch.int64), dist_reduce_fx="sum"
+        )
+
+    def update(self, routing: Routing) -> None:
+        """Add the rows of one routing."""
+        self.load_E += routing.load_E
+
+    def compute(self) -> dict[str, float]:
+        """Statistics of all rows since the last reset."""
+        return load_statistics(self.load_E, self.tree)

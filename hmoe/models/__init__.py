@@ -1,0 +1,8 @@
+"""Networks with mixtures inside, their dense control, and what they cost."""
+
+from hmoe.models.cost import Cost, cost
+from hmoe.models.dense import Dense
+from hmoe.models.mlp import ResidualMlp
+from hmoe.models.transformer import Transformer
+
+__all__ = ["Cost", "Dense", "ResidualMlp", "Transformer", "cost"]

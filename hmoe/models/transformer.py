@@ -1,0 +1,131 @@
+"""Transformer: a causal language model whose chosen blocks hold mixtures as feed-forwards.
+
+Pre-norm (RMSNorm), rotary positions (Su et al. 2021), scaled dot-product attention, no biases.
+
+Letters: B batch, S positions, D width, H heads.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hmoe.errors import ConfigError
+from hmoe.layer import Routing
+
+
+class Transformer(nn.Module):
+    """Tokens in, scores of the next token out.
+
+    Args:
+        in_dim: size of the vocabulary read.
+        out_dim: size of the vocabulary predicted.
+        context: positions S of a window.
+        dim: width D, a multiple of 2 * num_heads.
+        depth: number of blocks.
+        num_heads: H.
+        ffn: called as ffn(dim=) for the chosen blocks; a module x -> (y, Routing or None).
+        ffn_blocks: numbers of the chosen blocks, from 0.
+        plain_ffn: called as plain_ffn(dim=) for all other blocks.
+
+    Raises:
+        ConfigError: sizes that do not go together, or a chosen block that does not exist.
+    """
+
+    input_kind: Literal["tokens"] = "tokens"
+
+    def __init__(
+        self,
+        *,
+        in_dim: int,
+        out_dim: int,
+        context: int,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        ffn: Callable[..., nn.Module],
+        ffn_blocks: Sequence[int],
+        plain_ffn: Callable[..., nn.Module],
+    ) -> None:
+        super().__init__()
+        if num_heads < 1 or dim % (2 * num_heads):
+            raise ConfigError(
+                f"model.dim = {dim}: must be a multiple of 2 * model.num_heads = {2 * num_heads}."
+            )
+        strangers = sorted(set(ffn_blocks) - set(range(depth)))
+        if strangers or not ffn_blocks:
+            raise ConfigError(
+                f"model.ffn_blocks = {list(ffn_blocks)}: name one or more of the blocks 0 to "
+                f"{depth - 1}."
+            )
+        self.embed = nn.Embedding(in_dim, dim)
+        self.blocks = nn.ModuleList(
+            Block(
+                dim=dim,
+                num_heads=num_heads,
+                context=context,
+                ffn=(ffn if i in ffn_blocks else plain_ffn)(dim=dim),
+            )
+            for i in range(depth)
+        )
+        self.norm = nn.RMSNorm(dim)
+        self.head = nn.Linear(dim, out_dim, bias=False)
+        nn.init.normal_(self.embed.weight, std=0.02)
+        nn.init.normal_(self.head.weight, std=0.02)
+
+    def forward(self, token_BS: Tensor) -> tuple[Tensor, list[Routing]]:
+        """int64 (B, S) -> scores (B, S, out_dim) and the routing of every mixture, in order."""
+        x_BSD = self.embed(token_BS)
+        routings = []
+        for block in self.blocks:
+            x_BSD, routing = block(x_BSD)
+            routings.append(routing)
+        return self.head(self.norm(x_BSD)), [r for r in routings if r is not None]
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + ffn(norm(x))."""
+
+    def __init__(self, *, dim: int, num_heads: int, context: int, ffn: nn.Module) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(dim)
+        self.attention = Attention(dim=dim, num_heads=num_heads, context=context)
+        self.ffn_norm = nn.RMSNorm(dim)
+        self.ffn = ffn
+
+    def forward(self, x_BSD: Tensor) -> tuple[Tensor, Routing | None]:
+        x_BSD = x_BSD + self.attention(self.attention_norm(x_BSD))
+        y_BSD, routing = self.ffn(self.ffn_norm(x_BSD))
+        return x_BSD + y_BSD, routing
+
+
+class Attention(nn.Module):
+    """Causal attention with rotary positions."""
+
+    def __init__(self, *, dim: int, num_heads: int, context: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.context = context
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.out = nn.Linear(dim, dim, bias=False)
+        half = dim // num_heads // 2
+        angle_SH = torch.outer(torch.arange(context), 10000 ** -(torch.arange(half) / half))
+        self.register_buffer("cos", angle_SH.cos(), persistent=False)
+        self.register_buffer("sin", angle_SH.sin(), persistent=False)
+
+    def forward(self, x_BSD: Tensor) -> Tensor:
+        qkv = self.qkv(x_BSD).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = qkv.unbind(0)
+        y = F.scaled_dot_product_attention(
+            self._rotate(query), self._rotate(key), value, is_causal=True
+        )
+        return self.out(y.transpose(1, 2).flatten(-2))
+
+    def _rotate(self, x: Tensor) -> Tensor:
+        """Turn the pairs (first half, second half) of each head by the angle of the position."""
+        positions = x.shape[-2]
+        cos, sin = self.cos[:positions].to(x.dtype), self.sin[:positions].to(x.dtype)
+        a, b = x.chunk(2, -1)
+        return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)

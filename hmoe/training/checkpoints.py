@@ -1,0 +1,78 @@
+"""Checkpoints that survive a kill at any moment: written aside, synced, renamed, two kept."""
+
+import hashlib
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+_DIGEST = ".sha256"
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write beside the target and rename.
+
+    Lightning writes by way of the temporary folder; if that is another file system, a disk that
+    fills up destroys the previous good checkpoint.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        """Save so that `path` is either absent or whole, with its digest beside it."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(".tmp")
+        with aside.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        path.with_suffix(_DIGEST).write_text(_digest(aside))
+        os.replace(aside, path)
+
+
+class Checkpoints(pl.Callback):
+    """Save every `every` steps to `folder`, keep the last two, carry the random state along."""
+
+    def __init__(self, *, folder: Path, every: int) -> None:
+        self.folder = folder
+        self.every = every
+        self._random_state: torch.Tensor | None = None
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
+    ) -> None:
+        if trainer.global_step % self.every == 0:
+            trainer.save_checkpoint(self.folder / f"step_{trainer.global_step:08d}.ckpt")
+            for old in sorted(self.folder.glob("step_*.ckpt"))[:-2]:
+                old.unlink()
+                old.with_suffix(_DIGEST).unlink(missing_ok=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"random_state": torch.get_rng_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._random_state = state_dict["random_state"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._random_state is not None:
+            torch.set_rng_state(self._random_state)
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest whole checkpoint of a folder; damaged ones are passed over with a warning."""
+    for path in sorted(folder.glob("step_*.ckpt"), reverse=True):
+        digest = path.with_suffix(_DIGEST)
+        if digest.exists() and digest.read_text() == _digest(path):
+            return path
+        warnings.warn(f"{path} is damaged: going on from the one before it.", stacklevel=2)
+    return None
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

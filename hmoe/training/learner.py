@@ -1,0 +1,151 @@
+"""Learner: the one LightningModule. Task loss plus balance, and what is written down on the way."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from hmoe.balance import Balance, mixture_layers
+from hmoe.data import Batch
+from hmoe.layer import Routing
+from hmoe.layer.tree_ops import sum_below
+from hmoe.metrics import LoadMetrics
+from hmoe.training.options import AdamW, TrainerOptions
+from hmoe.training.tasks import Task
+
+
+class DivergedError(Exception):
+    """The loss is no longer a number; the run ends as diverged, never as complete."""
+
+
+class Learner(pl.LightningModule):
+    """Train a model that returns (output, routings).
+
+    Numbers leave the device once every `log_every` steps, through the logger and not through
+    `self.log`, whose bookkeeping would cost as much as a small layer.
+
+    Args:
+        model: batch["x"] -> (output, [Routing]).
+        task: loss and scores.
+        balance: balance terms and bias controller; attached to the model's mixtures here.
+        optim: optimiser and schedule.
+        options: lengths and intervals.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        task: Task,
+        balance: Balance,
+        optim: AdamW,
+        options: TrainerOptions,
+    ) -> None:
+        super().__init__()
+        balance.attach(model)
+        self.model = model
+        self.task = task
+        self.balance = balance
+        self.optim = optim
+        self.options = options
+        trees = [layer.tree for layer in mixture_layers(model)]
+        self.loads = nn.ModuleList(LoadMetrics(tree=tree) for tree in trees)
+        self.means: dict[str, MeanMetric] = {}
+        self.final: dict[str, float] = {}
+        self._routings: Sequence[Routing] = ()
+        self._losses: list[Tensor] = []
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer, schedule = self.optim.make(self.model, self.options.max_steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        output, self._routings = self.model(batch["x"])
+        loss = self.task.loss(output, batch["y"])
+        penalty, self._balance_values = self.balance.loss(self._routings)
+        self._losses.append(loss.detach())
+        return loss + penalty
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        # The bias moves with the weights, so that a checkpoint holds both of the same step.
+        super().optimizer_step(*args, **kwargs)
+        self.balance.step(self.model, self._routings)
+        self._routings = ()
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        if self.global_step % self.options.log_every == 0:
+            self._write_training()
+
+    def _write_training(self) -> None:
+        metrics = {"train/loss": torch.stack(self._losses).mean().item()}
+        self._losses.clear()
+        if not torch.isfinite(torch.tensor(metrics["train/loss"])):
+            raise DivergedError(f"train/loss is {metrics['train/loss']} at step {self.global_step}")
+        metrics |= {f"train/balance/{k}": v.item() for k, v in self._balance_values.items()}
+        metrics["train/lr"] = self.optimizers().param_groups[0]["lr"]
+        self.logger.log_metrics(metrics, self.global_step)
+
+    def on_validation_epoch_start(self) -> None:
+        self._start_evaluation()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._finish_evaluation("val")
+
+    def on_test_epoch_start(self) -> None:
+        self._start_evaluation()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch)
+
+    def on_test_epoch_end(self) -> None:
+        self._finish_evaluation("test")
+
+    def _start_evaluation(self) -> None:
+        self.means = {}
+        for load in self.loads:
+            load.reset()
+
+    def _evaluate(self, batch: Batch) -> None:
+        output, routings = self.model(batch["x"])
+        loss = self.task.loss(output, batch["y"])
+        for name, score in self.task.scores(output, batch["y"], loss).items():
+            mean = self.means.setdefault(name, MeanMetric().to(self.device))
+            mean.update(score, weight=batch["y"].numel())
+        for load, routing in zip(self.loads, routings, strict=True):
+            load.update(routing)
+
+    def _finish_evaluation(self, split: str) -> None:
+        metrics = {f"{split}/{name}": mean.compute().item() for name, mean in self.means.items()}
+        statistics = [load.compute() for load in self.loads]
+        for key in statistics[0] if statistics else ():
+            mean = sum(layer[key] for layer in statistics) / len(statistics)
+            metrics[f"{split}/load/{key}"] = mean
+        self.final |= metrics
+        self.logger.log_metrics(metrics, self.global_step)
+        if not torch.isfinite(torch.tensor(metrics[f"{split}/loss"])):
+            raise DivergedError(f"{split}/loss is {metrics[f'{split}/loss']}")
+
+    def level_loads(self) -> dict[str, dict[str, list]]:
+        """Share of all rows at every node of each level, as a mean over layers, with node names."""
+        if not len(self.loads):
+            return {}
+        tree = self.loads[0].tree
+        shares = [load.load_E.double() / load.load_E.sum().clamp(min=1) for load in self.loads]
+        share_N = sum_below(torch.stack(shares).mean(0), tree)
+        return {
+            f"level_{level}": {
+                "nodes": [tree.path_N[n] for n in tree.cut(level)],
+                "load": [share_N[n].item() for n in tree.cut(level)],
+                "even": [tree.num_below_N[n] / tree.num_experts for n in tree.cut(level)],
+            }
+            for level in range(tree.num_levels)
+        }

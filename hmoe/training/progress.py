@@ -1,0 +1,57 @@
+"""Progress: a bar on standard error with the loss, the last validation and the time left."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from hmoe.training.learner import Learner
+
+
+class ProgressBar(pl.Callback):
+    """Show the steps of a run. Updated every `log_every` steps, when numbers leave the device."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._task = self._progress.add_task(
+            "", total=trainer.max_steps, completed=trainer.global_step, numbers=""
+        )
+        self._progress.start()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: Learner, outputs: Any, *_: Any
+    ) -> None:
+        if trainer.global_step % pl_module.options.log_every == 0:
+            shown = [f"loss {outputs['loss'].item():.3f}"]
+            for name in ("bits_per_byte", "accuracy", "mse"):
+                if f"val/{name}" in pl_module.final:
+                    shown.append(f"val {name} {pl_module.final[f'val/{name}']:.4f}")
+                    break
+            self._progress.update(
+                self._task, completed=trainer.global_step, numbers=", ".join(shown)
+            )
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._progress.stop()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
+        self._progress.stop()

@@ -1,0 +1,217 @@
+"""train(cfg): one run, from a configuration to result.json. Reads nothing but its arguments."""
+
+import json
+import logging
+import os
+import platform
+import subprocess
+import time
+import warnings
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from hmoe.balance import Balance
+from hmoe.config import build, check, digest, to_yaml
+from hmoe.errors import ConfigError
+from hmoe.layer import Tree
+from hmoe.metrics import direction
+from hmoe.models import cost
+from hmoe.training.checkpoints import AtomicCheckpointIO, Checkpoints, latest
+from hmoe.training.events import EventLog
+from hmoe.training.learner import DivergedError, Learner
+from hmoe.training.options import AdamW, TrainerOptions
+from hmoe.training.progress import ProgressBar
+from hmoe.training.tasks import TASKS
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a configuration describes, built and checked before any data are read."""
+
+    tree: Tree
+    data: pl.LightningDataModule
+    model: nn.Module
+    balance: Balance
+    optim: AdamW
+    options: TrainerOptions
+
+
+def assemble(cfg: DictConfig, device: str = "cpu") -> Parts:
+    """Build every part of a run; `device="meta"` makes a model without memory, to work out costs.
+
+    Raises:
+        ConfigError: parts that are wrong in themselves or do not go together.
+    """
+    check(cfg)
+    tree = build(cfg.tree)
+    data = build(cfg.data)
+    make_model = build(cfg.model)
+    if make_model.func.input_kind != data.input_kind:
+        raise ConfigError(
+            f"model = {make_model.func.__name__} reads {make_model.func.input_kind}, but the data "
+            f"({type(data).__name__}) are {data.input_kind}. Use model=transformer for tokens, "
+            "model=mlp for vectors."
+        )
+    with torch.device(device):
+        model = make_model(in_dim=data.in_dim, out_dim=data.out_dim)
+    balance = build(cfg.balance)
+    balance.attach(model)
+    return Parts(tree, data, model, balance, build(cfg.optim), build(cfg.trainer))
+
+
+def train(cfg: DictConfig, run: Path, *, command: str, progress: bool) -> dict[str, Any]:
+    """Train one configuration in a run folder and return what result.json holds.
+
+    A folder with checkpoints is gone on with: the run ends with the same weights as one that was
+    never interrupted (on CPU, bit for bit).
+
+    Args:
+        cfg: composed configuration.
+        run: the run folder; made if missing.
+        command: the shell command that repeats this run.
+        progress: show a bar on standard error.
+
+    Raises:
+        ConfigError, DataError: bad input, before any step.
+    """
+    started = time.time()
+    prepare_folder(run)
+    (run / "config.yaml").write_text(to_yaml(cfg), encoding="utf-8")
+    pl.seed_everything(cfg.seed, verbose=False)
+    parts = assemble(cfg)
+    options = parts.options
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    torch.set_float32_matmul_precision(options.matmul_precision)
+    parts.data.setup()
+    learner = Learner(
+        model=parts.model,
+        task=TASKS[parts.data.task],
+        balance=parts.balance,
+        optim=parts.optim,
+        options=options,
+    )
+    checkpoints = Checkpoints(folder=run / "checkpoints", every=options.checkpoint_every)
+    trainer = make_trainer(options, run, [checkpoints, *([ProgressBar()] if progress else [])])
+    state = "complete"
+    resumed_from = latest(run / "checkpoints")
+    loads: dict[str, Any] = {}
+    with warnings.catch_warnings():
+        # In-memory loaders have no use for worker processes; the rest is Lightning's own concern.
+        warnings.filterwarnings("ignore", module="pytorch_lightning")
+        try:
+            trainer.fit(learner, datamodule=parts.data, ckpt_path=resumed_from, weights_only=True)
+            trainer.validate(learner, datamodule=parts.data, verbose=False)
+            loads = learner.level_loads()
+            if cfg.test:
+                trainer.test(learner, datamodule=parts.data, verbose=False)
+        except DivergedError as error:
+            state = "diverged"
+            learner.final["diverged_at_step"] = float(trainer.global_step)
+            print(error)
+    ended = time.time()
+    result = {
+        "state": state,
+        "metrics": learner.final | best(run / "events.jsonl"),
+        "cost": asdict(cost(parts.model)) | {"seconds": ended - started},
+        "tree": str(parts.tree),
+        "level_loads": loads,
+        "config_digest": digest(cfg),
+        "data_digest": parts.data.digest,
+        "seed": cfg.seed,
+        "steps": trainer.global_step,
+        "resumed_from": resumed_from.name if resumed_from else None,
+        "started": started,
+        "ended": ended,
+        "command": command,
+        **provenance(),
+    }
+    write_atomically(run / "result.json", json.dumps(result, indent=1))
+    return result
+
+
+def make_trainer(options: TrainerOptions, run: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
+    """The Lightning trainer of a run: endless batches, counted in steps, quiet."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    return pl.Trainer(
+        max_steps=options.max_steps,
+        val_check_interval=min(options.val_every, options.max_steps),
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        accelerator=options.accelerator,
+        devices=1,
+        precision=options.precision,
+        gradient_clip_val=options.clip_norm,
+        callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()],
+        logger=EventLog(run / "events.jsonl"),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=run,
+    )
+
+
+def prepare_folder(run: Path) -> None:
+    """Make the run folder and see that it can be written to.
+
+    Raises:
+        ConfigError: it cannot be made or written.
+    """
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        probe = run / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"runs: the folder {run} cannot be written ({error.strerror}). Choose another with "
+            "runs=<folder>."
+        ) from error
+
+
+def best(events: Path) -> dict[str, float]:
+    """The best value that each validation score had on the way, as "best/val/<score>"."""
+    found: dict[str, float] = {}
+    for line in events.read_text(encoding="utf-8").splitlines():
+        for key, value in json.loads(line)["metrics"].items():
+            if key.startswith("val/") and not key.startswith("val/load/"):
+                pick = min if direction(key) == "minimize" else max
+                found[f"best/{key}"] = pick(value, found.get(f"best/{key}", value))
+    return found
+
+
+def provenance() -> dict[str, Any]:
+    """Where the code and its libraries stood: commit, dirtiness, versions, hardware."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str | None:
+        done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    status = git("status", "--porcelain", "--untracked-files=no")
+    packages = ("hmoe", "torch", "pytorch-lightning", "torchmetrics", "hydra-core")
+    hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    return {
+        "git_commit": git("rev-parse", "HEAD"),
+        "git_dirty": None if status is None else bool(status),
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
+        "hardware": f"{hardware}, {os.cpu_count()} CPU cores",
+    }
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that it is either absent, old, or new and whole."""
+    aside = path.with_name(path.name + ".tmp")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
