@@ -1,0 +1,54 @@
+"""Every tree and variant once, in canonical small instances: the one place to add to."""
+
+from functools import partial
+
+import torch
+
+from hmoe.layer import BottomUp, HMoE, Mlp, SwiGlu, TopDown, Tree, descend, soft, top_k
+
+TREES = {
+    "flat": [8],
+    "grid": [3, 4],
+    "deep": [2, 2, 3],
+    "ragged": {"sales": {"emea": 2, "us": 3}, "support": 2, "legal": 1},
+    "lopsided": {"a": 1, "b": {"c": 1, "d": {"e": 1, "f": 2}}},
+}
+GATES = {
+    "top_down": partial(TopDown, init_std=1.0),
+    "bottom_up": partial(BottomUp, init_std=1.0),
+}
+EXPERTS = {
+    "mlp": partial(Mlp, hidden_dim=8, implementation="loop"),
+    "swiglu": partial(SwiGlu, hidden_dim=8, implementation="loop"),
+}
+SELECTIONS = {
+    "soft": soft,
+    "top_1": partial(top_k, k=1, beam=None, renormalize=False),
+    "top_2": partial(top_k, k=2, beam=None, renormalize=True),
+    "beam_1": partial(top_k, k=1, beam=1, renormalize=False),
+    "beam_2": partial(top_k, k=2, beam=2, renormalize=True),
+    "descend_1": partial(descend, k=1, renormalize=False),
+    "descend_2": partial(descend, k=2, renormalize=True),
+}
+# All that go together: a beam needs units to keep.
+CASES = [
+    (tree, selection)
+    for tree in TREES
+    for selection in SELECTIONS
+    if not (selection.startswith("beam") and tree == "flat")
+]
+DIM = 8
+
+
+def make_layer(
+    tree: str, selection: str, gate: str = "top_down", experts: str = "mlp", seed: int = 0
+) -> HMoE:
+    """A small layer of a named combination."""
+    torch.manual_seed(seed)
+    return HMoE(
+        tree=Tree.from_spec(TREES[tree]),
+        gate=GATES[gate],
+        selection=SELECTIONS[selection],
+        experts=EXPERTS[experts],
+        dim=DIM,
+    )

@@ -1,0 +1,70 @@
+"""Experts: by hand, then the fast bank against its slow twin, outputs and all gradients."""
+
+import pytest
+import torch
+
+from hmoe.errors import ConfigError
+from hmoe.layer import Mlp, SwiGlu
+
+BANKS = {"mlp": Mlp, "swiglu": SwiGlu}
+
+
+def test_each_row_meets_its_own_expert() -> None:
+    bank = Mlp(num_experts=2, dim=2, hidden_dim=2, implementation="loop")
+    with torch.no_grad():
+        bank.w_in_EDF.copy_(torch.eye(2).expand(2, 2, 2))
+        bank.w_out_EFD.copy_(torch.stack([torch.eye(2), -torch.eye(2)]))
+    x = torch.tensor([[10.0, 0.0], [0.0, 10.0], [10.0, 10.0]])  # gelu(10) = 10 to float precision
+    y = bank(x, torch.tensor([1, 2]))
+    assert torch.allclose(y, torch.tensor([[10.0, 0.0], [0.0, -10.0], [-10.0, -10.0]]))
+
+
+@pytest.mark.parametrize("name", BANKS)
+@pytest.mark.parametrize("loads", [[3, 5, 0, 8], [0, 0, 16, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
+def test_grouped_is_the_loop(name: str, loads: list[int]) -> None:
+    load_E = torch.tensor(loads)
+    grouped = BANKS[name](num_experts=4, dim=16, hidden_dim=8, implementation="grouped")
+    loop = BANKS[name](num_experts=4, dim=16, hidden_dim=8, implementation="loop")
+    loop.load_state_dict(grouped.state_dict())
+    results = []
+    for bank in (grouped, loop):
+        torch.manual_seed(1)
+        x = torch.randn(sum(loads), 16, requires_grad=True)
+        y = bank(x, load_E)
+        (y * torch.arange(16.0)).sum().backward()
+        results.append([y.detach(), x.grad, *(p.grad for p in bank.parameters())])
+    for fast, slow in zip(*results, strict=True):
+        assert torch.allclose(fast, slow if slow is not None else torch.zeros(()), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", BANKS)
+def test_an_expanded_gradient_is_no_trouble(name: str) -> None:
+    bank = BANKS[name](num_experts=2, dim=8, hidden_dim=8, implementation="grouped")
+    bank(torch.randn(4, 8), torch.tensor([1, 3])).sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in bank.parameters())
+
+
+@pytest.mark.parametrize("name", BANKS)
+@pytest.mark.parametrize("implementation", ["grouped", "loop"])
+def test_autocast_reaches_the_experts(name: str, implementation: str) -> None:
+    bank = BANKS[name](num_experts=2, dim=8, hidden_dim=8, implementation=implementation)
+    x = torch.randn(4, 8)
+    exact = bank(x, torch.tensor([1, 3]))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = bank(x, torch.tensor([1, 3]))
+    assert y.dtype == torch.bfloat16
+    assert torch.allclose(y.float(), exact, atol=0.1, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("dim", "hidden_dim", "message"),
+    [
+        (0, 8, r"dim = 0: a width is at least 1"),
+        (8, -8, r"experts\.hidden_dim = -8: a width is at least 1"),
+        (8, 12, r"experts\.hidden_dim = 12: the grouped product needs a multiple of 8, such as 16"),
+        (13, 8, r"^dim = 13: .*experts\.implementation=loop"),
+    ],
+)
+def test_widths_that_cannot_work(dim: int, hidden_dim: int, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Mlp(num_experts=2, dim=dim, hidden_dim=hidden_dim, implementation="grouped")

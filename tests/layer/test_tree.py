@@ -1,0 +1,104 @@
+"""Tree: numbering, levels, tables, and every way to write a wrong one."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+
+from hmoe.errors import ConfigError
+from hmoe.layer import Tree
+from hmoe.layer.tree import Block
+
+RAGGED = {"sales": {"emea": 2, "us": 3}, "support": 2, "legal": 1}
+
+
+def test_nodes_are_numbered_breadth_first() -> None:
+    tree = Tree.from_spec([2, 3])
+    assert tree.path_N == ("0", "1", "0.0", "0.1", "0.2", "1.0", "1.1", "1.2")
+    assert tree.parent_N == (-1, -1, 0, 0, 0, 1, 1, 1)
+    assert tree.level_N == (0, 0, 1, 1, 1, 1, 1, 1)
+    assert tree.node_E == (2, 3, 4, 5, 6, 7)
+    assert tree.level_slices == (slice(0, 2), slice(2, 8))
+    assert tree.blocks == ((Block(0, 1, 2),), (Block(2, 2, 3),))
+
+
+def test_named_tree_keeps_names_and_shallow_experts() -> None:
+    tree = Tree.from_spec(RAGGED)
+    assert tree.path_N == (
+        *("sales", "support", "legal", "sales.emea", "sales.us", "support.0", "support.1"),
+        *("sales.emea.0", "sales.emea.1", "sales.us.0", "sales.us.1", "sales.us.2"),
+    )
+    assert [tree.path_N[n] for n in tree.node_E][:3] == ["legal", "support.0", "support.1"]
+    assert tree.num_experts == 8
+    assert tree.num_levels == 3
+    assert tree.inner_levels == ((0, 1), (3, 4), ())
+    # Of the 8 experts 5 are in sales, of those 2 in emea; each team member has an equal share.
+    assert tree.num_below_N == (5, 2, 1, 2, 3, 1, 1, 1, 1, 1, 1, 1)
+    assert tree.share_N[:5] == (5 / 8, 2 / 8, 1 / 8, 2 / 5, 3 / 5)
+    # sales has two children and support has two: one run; emea has two, us three: two runs.
+    assert tree.blocks[1] == (Block(3, 2, 2),)
+    assert tree.blocks[2] == (Block(7, 1, 2), Block(9, 1, 3))
+
+
+def test_cut_is_a_partition_of_the_experts(tree: Tree) -> None:
+    for level in range(tree.num_levels):
+        assert sum(tree.num_below_N[n] for n in tree.cut(level)) == tree.num_experts
+
+
+def test_cut_of_a_ragged_tree_takes_the_experts_above() -> None:
+    tree = Tree.from_spec(RAGGED)
+    names = [tree.path_N[n] for n in tree.cut(1)]
+    assert names == ["legal", "sales.emea", "sales.us", "support.0", "support.1"]
+
+
+def test_a_list_below_a_name_is_a_uniform_subtree() -> None:
+    tree = Tree.from_spec({"a": [2, 2], "b": 2})
+    assert [tree.path_N[n] for n in tree.node_E] == ["b.0", "b.1"] + [
+        f"a.{i}.{j}" for i in range(2) for j in range(2)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("spec", "text"), [([16], "16"), ([2, 2, 4], "2x2x4"), ({"a": 2, "b": 1}, '{"a": 2, "b": 1}')]
+)
+def test_text_is_the_specification_in_short(spec: object, text: str) -> None:
+    assert str(Tree.from_spec(spec)) == text
+
+
+def test_copies_and_pickles_leave_tables_behind() -> None:
+    tree = Tree.from_spec(RAGGED)
+    tree.index("node_E", torch.device("cpu"))
+    for twin in (pickle.loads(pickle.dumps(tree)), copy.deepcopy(tree)):
+        assert twin.path_N == tree.path_N
+        assert twin.node_E == tree.node_E
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ([], r"tree\.spec is empty"),
+        ({}, r"tree\.spec is empty"),
+        ({"a": {}, "b": 2}, r"tree\.spec\.a is empty"),
+        ({"a": [], "b": 2}, r"tree\.spec\.a is empty"),
+        ([1], r"tree\.spec has one child"),
+        ([4, 1], r"has one child"),
+        ({"a": {"b": 3}, "c": 2}, r"tree\.spec\.a has one child"),
+        ([4, 0], r"tree\.spec\[1\] = 0: a size is a whole number of at least 1"),
+        ([-4], r"tree\.spec\[0\] = -4"),
+        ({"a": {"b": 2, "c": -1}, "d": 2}, r"tree\.spec\.a\.c = -1"),
+        ({"a": 2.5, "b": 2}, r"tree\.spec\.a = 2\.5"),
+        ({"a": "two", "b": 2}, r"tree\.spec\.a = 'two'"),
+        ({"a": True, "b": 2}, r"tree\.spec\.a = True"),
+        ({"a": None, "b": 2}, r"tree\.spec\.a = None"),
+        ({"Sales": 2, "b": 2}, r"unit named 'Sales'.*Did you mean 'sales'"),
+        ({"a": {"b c": 2, "d": 2}, "e": 2}, r"tree\.spec\.a has a unit named 'b c'.*'b_c'"),
+        ({1: 2, "b": 2}, r"unit named 1"),
+        ("4x4", r"tree\.spec = '4x4': expected a list"),
+        (16, r"tree\.spec = 16: expected a list"),
+        (None, r"tree\.spec = None: expected a list"),
+    ],
+)
+def test_wrong_specifications_are_told_with_their_path(spec: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Tree.from_spec(spec)

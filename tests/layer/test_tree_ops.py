@@ -1,0 +1,78 @@
+"""tree_ops: by hand on two levels, then laws on every tree."""
+
+import pytest
+import torch
+
+from hmoe.layer import Tree
+from hmoe.layer.tree_ops import (
+    at_experts,
+    path_product,
+    pool_logsumexp,
+    sibling_softmax,
+    sum_below,
+)
+
+
+def test_softmax_and_path_by_hand() -> None:
+    # Two departments, the second of three experts; odds 1:3 at the root, 1:1:2 in the team.
+    tree = Tree.from_spec({"a": 1, "b": 3})
+    logits = torch.tensor([[1.0, 3.0, 1.0, 1.0, 2.0]]).log()
+    probs = sibling_softmax(logits, tree)
+    assert torch.allclose(probs, torch.tensor([[0.25, 0.75, 0.25, 0.25, 0.5]]))
+    reach = path_product(probs, tree)
+    assert torch.allclose(reach, torch.tensor([[0.25, 0.75, 0.1875, 0.1875, 0.375]]))
+
+
+def test_sum_below_by_hand() -> None:
+    tree = Tree.from_spec({"a": 1, "b": {"c": 2, "d": 1}})
+    # Experts in node order: a, b.d, b.c.0, b.c.1; nodes: a, b, b.c, b.d, b.c.0, b.c.1.
+    assert sum_below(torch.tensor([1, 2, 3, 4]), tree).tolist() == [1, 9, 7, 2, 3, 4]
+
+
+def test_pooling_by_hand() -> None:
+    tree = Tree.from_spec({"a": 1, "b": {"c": 2, "d": 1}})
+    pooled = pool_logsumexp(torch.tensor([[1.0, 2.0, 3.0, 4.0]]).log(), tree).exp()
+    assert torch.allclose(pooled, torch.tensor([[1.0, 9.0, 7.0, 2.0, 3.0, 4.0]]))
+
+
+def test_reach_sums_to_one_over_the_experts(tree: Tree) -> None:
+    logits = torch.randn(50, tree.num_nodes, dtype=torch.float64) * 5
+    reach = at_experts(path_product(sibling_softmax(logits, tree), tree), tree)
+    assert torch.allclose(reach.sum(-1), torch.ones(50, dtype=torch.float64), atol=1e-12)
+
+
+def test_children_reach_as_much_as_their_parent(tree: Tree) -> None:
+    logits = torch.randn(20, tree.num_nodes, dtype=torch.float64)
+    reach = path_product(sibling_softmax(logits, tree), tree)
+    assert torch.allclose(reach, sum_below(at_experts(reach, tree), tree), atol=1e-12)
+
+
+def test_logsumexp_pooling_is_the_flat_softmax(tree: Tree) -> None:
+    logits_TE = torch.randn(50, tree.num_experts, dtype=torch.float64) * 3
+    probs = sibling_softmax(pool_logsumexp(logits_TE, tree), tree)
+    reach = at_experts(path_product(probs, tree), tree)
+    assert torch.allclose(reach, logits_TE.softmax(-1), atol=1e-12)
+
+
+def test_a_constant_among_siblings_changes_nothing(tree: Tree) -> None:
+    logits = torch.randn(5, tree.num_nodes, dtype=torch.float64)
+    per_parent = torch.randn(tree.num_nodes + 1, dtype=torch.float64)
+    shift = per_parent[torch.tensor(tree.parent_N) + 1]
+    shifted = sibling_softmax(logits + shift, tree)
+    assert torch.allclose(shifted, sibling_softmax(logits, tree))
+
+
+def test_large_scores_stay_finite(tree: Tree) -> None:
+    logits = (torch.randn(5, tree.num_nodes) * 1e4).requires_grad_()
+    reach = path_product(sibling_softmax(logits, tree), tree)
+    reach.square().sum().backward()
+    assert torch.isfinite(reach).all()
+    assert torch.isfinite(logits.grad).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32, torch.float64])
+def test_loads_add_up_at_the_top(tree: Tree, dtype: torch.dtype) -> None:
+    load_E = torch.arange(tree.num_experts).to(dtype)
+    load_N = sum_below(load_E, tree)
+    assert load_N[tree.level_slices[0]].sum() == load_E.sum()
+    assert torch.equal(at_experts(load_N, tree), load_E)
