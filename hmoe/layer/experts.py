@@ -7,6 +7,7 @@ after the other. The loop is the slow twin: plain enough to be believed, kept to
 Letters: R rows, D width, F hidden width, E experts.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -67,15 +68,26 @@ class SwiGlu(nn.Module):
         return _run(self.implementation, _swiglu, x_RD, load_E, *weights)
 
 
-def _mlp(product, x, w_in, w_out):  # type: ignore[no-untyped-def]
+Product = Callable[[Tensor, Tensor], Tensor]
+
+
+def _mlp(product: Product, x: Tensor, *weights: Tensor) -> Tensor:
+    w_in, w_out = weights
     return product(F.gelu(product(x, w_in)), w_out)
 
 
-def _swiglu(product, x, w_gate, w_up, w_out):  # type: ignore[no-untyped-def]
+def _swiglu(product: Product, x: Tensor, *weights: Tensor) -> Tensor:
+    w_gate, w_up, w_out = weights
     return product(F.silu(product(x, w_gate)) * product(x, w_up), w_out)
 
 
-def _run(implementation, network, x_RD, load_E, *weights):  # type: ignore[no-untyped-def]
+def _run(
+    implementation: Implementation,
+    network: Callable[..., Tensor],
+    x_RD: Tensor,
+    load_E: Tensor,
+    *weights: Tensor,
+) -> Tensor:
     """Apply `network` to the rows of every expert with its slice of the stacked weights."""
     device = x_RD.device.type
     if torch.is_autocast_enabled(device):

@@ -49,8 +49,9 @@ class HMoE(nn.Module):
         self.selection = selection
         self.experts = experts(num_experts=tree.num_experts, dim=dim)
         self.register_buffer("bias_N", None)
-        even_1N = sibling_softmax(torch.zeros(1, tree.num_nodes, device="cpu"), tree)
-        selection(tree, even_1N, even_1N)
+        with torch.device("cpu"):
+            even_1N = sibling_softmax(torch.zeros(1, tree.num_nodes), tree)
+            selection(tree, even_1N, even_1N)
 
     def add_bias(self) -> None:
         """Make room for a bias controller: a float32 buffer, one number a node, at zero."""

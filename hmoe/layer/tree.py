@@ -185,7 +185,10 @@ class Tree:
         """A table of the tree as a tensor on `device`, made once: see `_TABLES` for the names."""
         key = (name, device)
         if key not in self._tensors:
-            self._tensors[key] = _TABLES[name](self).to(device)
+            # A table has values even while a model is being laid out on the meta device.
+            with torch.device("cpu"):
+                table = _TABLES[name](self)
+            self._tensors[key] = table.to(device)
         return self._tensors[key]
 
     @cached_property

@@ -2,7 +2,8 @@
 
 from hmoe.models.cost import Cost, cost
 from hmoe.models.dense import Dense
+from hmoe.models.describe import description
 from hmoe.models.mlp import ResidualMlp
 from hmoe.models.transformer import Transformer
 
-__all__ = ["Cost", "Dense", "ResidualMlp", "Transformer", "cost"]
+__all__ = ["Cost", "Dense", "ResidualMlp", "Transformer", "cost", "description"]

@@ -54,16 +54,18 @@ class Child:
         self.process.kill()
         self.process.join()
 
-    def outcome(self) -> tuple[str, str]:
+    @staticmethod
+    def outcome_of(run: Path, child: "Child | None") -> tuple[str, str]:
         """State and reason of an ended run: complete, diverged, failed, or killed.
 
         The files tell, not the exit status: a process ended by a signal may well exit with 0.
         """
-        if (self.run / RESULT).exists():
-            return json.loads((self.run / RESULT).read_text(encoding="utf-8"))["state"], ""
-        if (self.run / FAILURE).exists():
-            return "failed", json.loads((self.run / FAILURE).read_text(encoding="utf-8"))["message"]
-        return "killed", f"the process ended with status {self.process.exitcode}"
+        if (run / RESULT).exists():
+            return json.loads((run / RESULT).read_text(encoding="utf-8"))["state"], ""
+        if (run / FAILURE).exists():
+            return "failed", json.loads((run / FAILURE).read_text(encoding="utf-8"))["message"]
+        status = child.process.exitcode if child else None
+        return "killed", f"its process was lost (exit status {status})"
 
 
 def _main(cfg: dict[str, Any], run: Path, command: str, progress: bool) -> None:

@@ -19,6 +19,7 @@ from torch import nn
 
 from hmoe.balance import Balance
 from hmoe.config import build, check, digest, to_yaml
+from hmoe.data import ByteLanguage, baselines
 from hmoe.errors import ConfigError
 from hmoe.layer import Tree
 from hmoe.metrics import direction
@@ -103,6 +104,7 @@ def train(cfg: DictConfig, run: Path, *, command: str, progress: bool) -> dict[s
     state = "complete"
     resumed_from = latest(run / "checkpoints")
     loads: dict[str, Any] = {}
+    context_models: dict[str, float] = {}
     with warnings.catch_warnings():
         # In-memory loaders have no use for worker processes; the rest is Lightning's own concern.
         warnings.filterwarnings("ignore", module="pytorch_lightning")
@@ -112,6 +114,8 @@ def train(cfg: DictConfig, run: Path, *, command: str, progress: bool) -> dict[s
             loads = learner.level_loads()
             if cfg.test:
                 trainer.test(learner, datamodule=parts.data, verbose=False)
+                if isinstance(parts.data, ByteLanguage):
+                    context_models = baselines(parts.data)
         except DivergedError as error:
             state = "diverged"
             learner.final["diverged_at_step"] = float(trainer.global_step)
@@ -123,6 +127,7 @@ def train(cfg: DictConfig, run: Path, *, command: str, progress: bool) -> dict[s
         "cost": asdict(cost(parts.model)) | {"seconds": ended - started},
         "tree": str(parts.tree),
         "level_loads": loads,
+        "baselines": context_models,
         "config_digest": digest(cfg),
         "data_digest": parts.data.digest,
         "seed": cfg.seed,

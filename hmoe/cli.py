@@ -1,0 +1,252 @@
+"""The command line: `hmoe <command> [key=value ...]`, every command with Hydra's overrides.
+
+Heavy libraries are imported inside the commands, so that help and mistakes are answered at once.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hmoe.config import compose, digest, parse
+from hmoe.errors import ConfigError, HmoeError
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the `hmoe` command."""
+    arguments = _parser().parse_args(argv)
+    try:
+        status = arguments.run(arguments.overrides)
+    except HmoeError as error:
+        print(f"hmoe {arguments.command}: {error}", file=sys.stderr)
+        status = INTERRUPTED if type(error).__name__ == "SweepInterruptedError" else 2
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    sys.exit(status)
+
+
+def train(overrides: Sequence[str]) -> int:
+    """Train one run; the last line on standard output is the path of its result.json."""
+    cfg = compose(overrides)
+    name = cfg.name or f"{time.strftime('%Y%m%d-%H%M%S')}-{digest(cfg)[:6]}"
+    runs = Path(cfg.runs)
+    folder = runs / "train" / name
+    if (folder / "result.json").exists():
+        raise ConfigError(f"name = {name}: the run in {folder} is complete. Choose another name.")
+    _make_folder(folder)
+    command = shlex.join(["hmoe", "train", *overrides])
+    from hmoe.tracking import Follower
+
+    about = {"study": "train", "kind": "train", "name": name, "arm": name}
+    about |= {"seed": cfg.seed, "command": command}
+    follower = Follower(runs=runs, folder=folder, about=about)
+    try:
+        from hmoe.training import train as train_run
+
+        result = train_run(cfg, folder, command=command, progress=True)
+    except (KeyboardInterrupt, SystemExit):
+        again = overrides if cfg.name else [*overrides, f"name={name}"]
+        print(f"stopped; go on with: {shlex.join(['hmoe', 'train', *again])}", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        (folder / "failure.json").write_text(json.dumps({"message": str(error)}))
+        raise
+    finally:
+        follower.finish()
+    _print_result(result)
+    print(folder / "result.json")
+    return 0 if result["state"] == "complete" else 1
+
+
+def describe(overrides: Sequence[str]) -> int:
+    """Draw the tree and say what the model costs, without training."""
+    cfg = compose(overrides)
+    from hmoe.models import description
+    from hmoe.training import assemble
+
+    parts = assemble(cfg, device="meta")
+    print(description(parts.model))
+    return 0
+
+
+def plan(overrides: Sequence[str]) -> int:
+    """Compose and match the arms of a sweep, and show what would run."""
+    from rich.console import Console
+
+    from hmoe.study import plan_arms, plan_table
+
+    study, _ = _load_sweep(overrides)
+    Console().print(plan_table(study, plan_arms(study)))
+    return 0
+
+
+def sweep(overrides: Sequence[str]) -> int:
+    """Run a sweep, or go on with it, and write its report."""
+    from rich.console import Console
+
+    from hmoe.study import ProgressDisplay, plan_arms, plan_table, run_sweep
+
+    study, runs = _load_sweep(overrides)
+    arms = plan_arms(study)
+    console = Console(stderr=True)
+    console.print(plan_table(study, arms))
+    display = ProgressDisplay(console)
+    command = shlex.join(["hmoe", "sweep", *overrides])
+    with display.live():
+        run_sweep(study, arms, runs, command=command, show=display.show)
+    return _report(runs, study.name)
+
+
+def status(overrides: Sequence[str]) -> int:
+    """Show how far a sweep is."""
+    from rich.console import Console
+
+    from hmoe.study import plan_arms, status_table
+
+    study, runs = _load_sweep(overrides)
+    if not (runs / study.name / "sweep.json").exists():
+        raise ConfigError(
+            f"sweep={study.name}: has not been started in {runs}. Start it with "
+            f"`hmoe sweep sweep={study.name}`."
+        )
+    Console().print(status_table(study, plan_arms(study), runs))
+    return 0
+
+
+def report(overrides: Sequence[str]) -> int:
+    """Write the report of a study from MLflow again."""
+    options = _options(overrides, {"sweep": None, "name": None, "runs": "runs"})
+    name = options["name"] or options["sweep"]
+    if name is None:
+        raise ConfigError("sweep= is missing: name the study, such as sweep=hierarchy.")
+    return _report(Path(options["runs"]), name)
+
+
+def ui(overrides: Sequence[str]) -> int:
+    """Open MLflow on this machine."""
+    options = _options(overrides, {"runs": "runs", "port": 5000})
+    if not isinstance(options["port"], int):
+        raise ConfigError(f"port = {options['port']}: expected a whole number.")
+    from hmoe.tracking import serve
+
+    return serve(Path(options["runs"]), options["port"])
+
+
+def bench(overrides: Sequence[str]) -> int:
+    """Measure ratios side by side in one run."""
+    options = _options(overrides, {"name": "train", "rounds": 5, "out": "reports/bench"})
+    from hmoe.bench import run_bench
+
+    return run_bench(options["name"], rounds=options["rounds"], out=Path(options["out"]))
+
+
+_COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
+    "train": (train, "hmoe train data=digits tree.spec=[4,4] selection.k=2"),
+    "describe": (describe, "hmoe describe tree=company model=transformer data=stdlib"),
+    "plan": (plan, "hmoe plan sweep=hierarchy"),
+    "sweep": (sweep, "hmoe sweep sweep=hierarchy workers=2"),
+    "status": (status, "hmoe status sweep=hierarchy"),
+    "report": (report, "hmoe report sweep=hierarchy"),
+    "ui": (ui, "hmoe ui port=5000"),
+    "bench": (bench, "hmoe bench name=train"),
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hmoe", description="Experiments with hierarchical mixtures of experts."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for name, (run, example) in _COMMANDS.items():
+        summary = (run.__doc__ or "").splitlines()[0]
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog=f"example: {example}",
+        )
+        command.add_argument(
+            "overrides", nargs="*", metavar="key=value", help="overrides of the configuration"
+        )
+        command.set_defaults(run=run)
+    return parser
+
+
+def _load_sweep(overrides: Sequence[str]) -> tuple[Any, Path]:
+    """The sweep that `sweep=` names, changed by the other overrides, and the runs folder."""
+    from hmoe.study import SWEEPS, load_sweep
+
+    names = sorted(file.stem for file in SWEEPS.glob("*.yaml"))
+    chosen = [o.removeprefix("sweep=") for o in overrides if o.startswith("sweep=")]
+    if len(chosen) != 1:
+        raise ConfigError(f"sweep= must be given once; there are {', '.join(names)}.")
+    runs = [o.removeprefix("runs=") for o in overrides if o.startswith("runs=")]
+    rest = [o for o in overrides if not o.startswith("sweep=")]
+    return load_sweep(chosen[0], rest), Path(runs[-1] if runs else "runs")
+
+
+def _report(runs: Path, name: str) -> int:
+    """Write the report, put the answer on the parent run, and say where to look."""
+    from hmoe.report import answer, pareto_front, write_report
+    from hmoe.tracking import Store, read_study
+
+    page = write_report(runs, name, Path("reports") / name)
+    study = read_study(runs, name)
+    front = pareto_front(study)
+    note = f"{answer(study)}\n\nBest commands:\n\n"
+    note += "".join(f"    {run.command}\n" for run in front)
+    note += f"\nReport: {page}, also the artifact report/{page.name}."
+    Store(runs).set_answer(study.id, note=note, pareto=[r.id for r in front], report=page.parent)
+    print(answer(study))
+    print(f"report: {page}")
+    print("runs:   make ui, then http://127.0.0.1:5000")
+    return 0
+
+
+def _options(overrides: Sequence[str], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Values of commands that compose no configuration."""
+    from hmoe.errors import nearest
+
+    options = dict(defaults)
+    for override in overrides:
+        parsed = parse(override)
+        if parsed.key_or_group not in defaults:
+            raise ConfigError(
+                f"{override}: '{parsed.key_or_group}' is not an option here; there are "
+                f"{', '.join(defaults)}.{nearest(parsed.key_or_group, defaults)}"
+            )
+        options[parsed.key_or_group] = parsed.value()
+    return options
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "failure.json").unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"runs: the folder {folder} cannot be written ({error.strerror}). Choose another "
+            "with runs=<folder>."
+        ) from error
+
+
+def _print_result(result: dict[str, Any]) -> None:
+    """The scores of a run, and beside bits per byte those of context models on the same bytes."""
+    for key, value in result["metrics"].items():
+        if not key.startswith("best/") and "/load/" not in key:
+            print(f"{key:24} {value:.4f}")
+    for key, value in result["metrics"].items():
+        if key.startswith("val/load/") and key.endswith("/expert"):
+            print(f"{key:24} {value:.4f}")
+    for name, value in result.get("baselines", {}).items():
+        print(f"{'baseline/' + name:24} {value:.4f}")
+
+
+if __name__ == "__main__":
+    main()

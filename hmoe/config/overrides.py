@@ -1,0 +1,162 @@
+"""Overrides to a config: Hydra composes groups, hmoe puts in values and refuses all else."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override, Sweep
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
+
+from hmoe.config.targets import SPECIAL, refuse_foreign
+from hmoe.config.text import join, literal
+from hmoe.errors import ConfigError, nearest
+
+_PACKAGE = Path(__file__).parents[1]
+# A wheel carries the configuration inside the package; a checkout keeps it at the top.
+CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
+
+
+def parse(override: str) -> Override:
+    """Read `key=value` by Hydra's grammar; refuse what a single run cannot mean."""
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException as error:
+        cause = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"{override}: does not read as key=value; check brackets and quotes ({cause})"
+        ) from error
+    if parsed.is_delete():
+        raise ConfigError(f"{override}: nothing can be deleted; set the key to another value")
+    if not parsed.key_or_group:
+        raise ConfigError(f"{override}: a key is a group, or names joined by dots")
+    if not _text(parsed).strip():
+        raise ConfigError(f"{override}: a value is missing; write null for none, '' for no text")
+    if has_sweep(parsed.value()):
+        raise ConfigError(
+            f"{override}: a search belongs in a sweep: write it under `space` of a file in sweeps/"
+            " (and a list as [1,2])"
+        )
+    return parsed
+
+
+def options(group: str, conf_dir: Path = CONF) -> list[str]:
+    """The options of a config group, e.g. `options("data")` -> ["digits", "stdlib"]."""
+    groups = _groups(conf_dir)
+    if group not in groups:
+        raise ConfigError(
+            f"{group}: no such group.{nearest(group, groups)} Groups: {', '.join(groups)}."
+        )
+    return sorted(file.stem for file in (conf_dir / group).glob("*.yaml"))
+
+
+def compose(overrides: Sequence[str], *, conf_dir: Path = CONF) -> DictConfig:
+    """Compose config.yaml with overrides; the later of two overrides of one key wins.
+
+    The config may hold interpolations. Not for several threads at once: Hydra has one state.
+    """
+    parsed = [parse(override) for override in overrides]
+    groups = _groups(conf_dir)
+    chosen = [override for override in parsed if override.key_or_group in groups]
+    for override in chosen:
+        _check_options(override, options(override.key_or_group, conf_dir))
+    choices = [f"{key_of(override)}={_text(override)}" for override in chosen]
+    try:
+        with initialize_config_dir(config_dir=str(conf_dir.resolve()), version_base="1.3"):
+            config: Any = OmegaConf.to_container(hydra_compose("config", overrides=choices))
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+        reason = str(error).partition("\nTo append")[0]  # Hydra's advice is what we refuse
+        raise ConfigError(f"{' '.join(choices) or conf_dir}: cannot compose: {reason}") from error
+    for override in parsed:
+        if override.key_or_group not in groups:
+            _replace(config, override, groups)
+    refuse_foreign(config)
+    try:
+        composed: DictConfig = OmegaConf.create(config)
+    except OmegaConfBaseException as error:  # a malformed interpolation, an odd key in a mapping
+        raise ConfigError(f"{' '.join(overrides)}: cannot compose: {error}") from error
+    OmegaConf.set_struct(composed, True)
+    return composed
+
+
+def keys(cfg: DictConfig) -> list[str]:
+    """Every key of a config in dotted form, inner nodes too, `_target_` and its like aside."""
+    return list(_keys("", OmegaConf.to_container(cfg)))
+
+
+def key_of(override: Override) -> str:
+    """What an override sets: names joined by dots, a group, or group@place."""
+    place = f"@{override.package}" if override.package else ""
+    return f"{override.key_or_group}{place}"
+
+
+def has_sweep(value: Any) -> bool:
+    """Whether Hydra would search this value, as a whole or somewhere inside."""
+    if isinstance(value, dict):
+        return any(has_sweep(item) for item in value.values())
+    if isinstance(value, list):
+        return any(has_sweep(item) for item in value)
+    return isinstance(value, Sweep | Glob)
+
+
+def _text(override: Override) -> str:
+    return str(override.input_line).partition("=")[2]
+
+
+def _groups(conf_dir: Path) -> list[str]:
+    folders = {file.parent.relative_to(conf_dir).as_posix() for file in conf_dir.rglob("*.yaml")}
+    return sorted(folders - {"."})
+
+
+def _check_options(override: Override, allowed: Sequence[str]) -> None:
+    value = override.value()
+    for option in map(literal, value if isinstance(value, list) else [value]):
+        if option not in allowed:
+            raise ConfigError(
+                f"{override.input_line}: no such option of the group '{override.key_or_group}'."
+                f"{nearest(option, allowed)} Options: {', '.join(allowed)}."
+            )
+
+
+def _replace(config: Any, override: Override, groups: Sequence[str]) -> None:
+    """Put the value where the key points, in place of whatever is there."""
+    *parents, last = key_of(override).split(".")
+    node = config
+    for part in parents:
+        node = node[_step(config, node, part, override, groups)]
+    node[_step(config, node, last, override, groups)] = override.value()
+
+
+def _step(config: Any, node: Any, part: str, override: Override, groups: Sequence[str]) -> Any:
+    """The key or index of `node` that is written `part`."""
+    if isinstance(node, dict):
+        for key in node:
+            if str(key) == part:
+                return key
+    if isinstance(node, list) and part.isdecimal() and int(part) < len(node):
+        return int(part)
+    known = list(_keys("", config))
+    name = key_of(override)
+    # `lr` is meant as `optim.lr`, though the two spellings are far apart.
+    ends = [key for key in known if key.endswith(f".{name}")]
+    hint = f" Did you mean '{ends[0]}'?" if ends else nearest(name, [*known, *groups])
+    allowed = ""
+    if node is config:
+        top = [key for key in known if "." not in key and key not in groups]
+        allowed = f" Groups: {', '.join(groups)}. Keys: {', '.join(top)}."
+    elif isinstance(node, dict):
+        allowed = f" Allowed there: {', '.join(str(key) for key in node if key not in SPECIAL)}."
+    raise ConfigError(f"{override.input_line}: no such key.{hint}{allowed}")
+
+
+def _keys(path: str, node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key not in SPECIAL:
+                yield join(path, key)
+                yield from _keys(join(path, key), value)

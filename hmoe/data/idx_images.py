@@ -1,0 +1,154 @@
+"""IdxImages: images in the idx format of MNIST, such as MNIST, Fashion-MNIST, KMNIST.
+
+Four files, plain or gzipped, in one folder; nothing is fetched:
+
+    train-images-idx3-ubyte[.gz]   train-labels-idx1-ubyte[.gz]
+    t10k-images-idx3-ubyte[.gz]    t10k-labels-idx1-ubyte[.gz]
+
+A file is a header of big-endian 32-bit numbers, then one byte a pixel or label. Fashion-MNIST's
+training images and labels begin
+
+    00000803 0000ea60 0000001c 0000001c | 00 00 00 00 ..    magic 2051, 60000 of 28 x 28
+    00000801 0000ea60                   | 09 00 00 03 ..    magic 2049, 60000
+
+The magic's third byte is the type (8: unsigned byte), the fourth the number of dimensions.
+Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017; MIT licence): 60 000 + 10 000 images of ten kinds of
+clothing, 30 MB gzipped, 55 MB in memory. Format: LeCun, Cortes and Burges, the MNIST page, 1998.
+"""
+
+import gzip
+import math
+import struct
+import zlib
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import numpy as np
+
+from hmoe.data.checks import check_root, check_shares, data_error
+from hmoe.data.loader import Split
+from hmoe.data.pixels import Images, PixelData, stratified_split
+
+UNSIGNED_BYTE = 8
+REMEDY = "Copy the file anew from where you have the set."
+
+
+class IdxImages(PixelData):
+    """Images of idx files: x float32 (B, pixels) in [-1, 1], y int64 (B,).
+
+    The t10k files are the test split; validation is taken from the training files.
+
+    Args:
+        root: folder with the four files.
+        batch_size: images a batch.
+        seed: seed of the training stream.
+        val_share: share of each class of the training files for validation.
+
+    Raises:
+        ConfigError: no root, batch_size below 1 or above the training rows, a share out of (0, 1).
+        DataError: a file is missing, truncated, or not what its name says.
+    """
+
+    white = 255
+
+    def __init__(self, *, root: str | None, batch_size: int, seed: int, val_share: float) -> None:
+        super().__init__(batch_size=batch_size, seed=seed)
+        check_shares(val_share=val_share)
+        self._root = check_root(root, "a folder with train-images-idx3-ubyte[.gz] and its kin")
+        self._val_share = val_share
+
+    @cached_property
+    def in_dim(self) -> int:
+        """Pixels of an image, from the header alone."""
+        path = find_idx(self._root, "train-images-idx3-ubyte")
+        with open_idx(path) as file:
+            return math.prod(read_header(file, path, num_dims=3)[1:])
+
+    @cached_property
+    def out_dim(self) -> int:
+        """Largest training label + 1."""
+        return int(self._labels("train").max()) + 1
+
+    def _labels(self, part: str) -> np.ndarray:
+        return read_idx(find_idx(self._root, f"{part}-labels-idx1-ubyte"), num_dims=1)
+
+    def _images_of(self, part: str) -> Images:
+        path = find_idx(self._root, f"{part}-images-idx3-ubyte")
+        pixels = read_idx(path, num_dims=3)
+        labels = self._labels(part)
+        if len(pixels) != len(labels):
+            raise data_error(path, f"{len(labels)} images, one a label", f"{len(pixels)}", REMEDY)
+        pixels = pixels.reshape(len(pixels), -1)
+        if pixels.shape[1] != self.in_dim:
+            expected = f"{self.in_dim} pixels an image, as in the training images"
+            raise data_error(path, expected, f"{pixels.shape[1]}", REMEDY)
+        if labels.max() >= self.out_dim:
+            expected = f"labels below {self.out_dim}, as in the training labels"
+            raise data_error(path, expected, f"label {labels.max()}", REMEDY)
+        return Images(pixels, labels.astype(np.int64))
+
+    def _load(self) -> dict[Split, Images]:
+        train, test = self._images_of("train"), self._images_of("t10k")
+        rows = stratified_split(train.labels, {"val": self._val_share})
+        splits = {
+            split: Images(train.pixels[kept], train.labels[kept]) for split, kept in rows.items()
+        }
+        return splits | {"test": test}
+
+
+def find_idx(root: Path, name: str) -> Path:
+    """Return the path of the idx file `name` under `root`, plain before gzipped."""
+    for path in (root / name, root / f"{name}.gz"):
+        if path.is_file():
+            return path
+    remedy = f"Put the set's four idx files into {root}, or name their folder with data.root=."
+    raise data_error(root / name, "an idx file, plain or .gz", "none", remedy)
+
+
+def open_idx(path: Path) -> BinaryIO:
+    """Open `path` for reading, unpacking it if its name ends in .gz."""
+    return cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
+
+
+def read_header(file: BinaryIO, path: Path, *, num_dims: int) -> tuple[int, ...]:
+    """Read the header of an idx file and return its dimensions, images first.
+
+    Raises:
+        DataError: the file ends early or is damaged, its magic is not that of unsigned bytes in
+            `num_dims` dimensions, or it holds nothing.
+    """
+    size = 4 * (1 + num_dims)
+    head = _read(file, path, size)
+    if len(head) < size:
+        raise data_error(path, f"a header of {size} bytes", f"{len(head)} bytes", REMEDY)
+    magic, *dims = struct.unpack(f">{1 + num_dims}I", head)
+    wanted = UNSIGNED_BYTE << 8 | num_dims
+    if magic != wanted:
+        remedy = "Give the unpacked idx file, or its .gz under a name that ends in .gz."
+        raise data_error(path, f"magic {wanted}", f"magic {magic}", remedy)
+    if 0 in dims:
+        raise data_error(path, "at least one value", f"dimensions {dims}", REMEDY)
+    return tuple(dims)
+
+
+def read_idx(path: Path, *, num_dims: int) -> np.ndarray:
+    """Read an idx file of unsigned bytes: uint8, shape as in the header.
+
+    Raises:
+        DataError: as `read_header`, or the bytes are not as many as the header says.
+    """
+    with open_idx(path) as file:
+        dims = read_header(file, path, num_dims=num_dims)
+        body = _read(file, path, -1)
+    if len(body) != math.prod(dims):
+        expected = f"{math.prod(dims)} bytes after the header (dimensions {list(dims)})"
+        raise data_error(path, expected, f"{len(body)}", REMEDY)
+    return np.frombuffer(bytearray(body), dtype=np.uint8).reshape(dims)
+
+
+def _read(file: BinaryIO, path: Path, size: int) -> bytes:
+    try:
+        return file.read(size)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise data_error(path, "a whole gzip file", str(error), REMEDY) from error

@@ -1,0 +1,54 @@
+"""Describing a model: its organisation drawn in ASCII, and what it costs."""
+
+from torch import nn
+
+from hmoe.layer import HMoE, Tree
+from hmoe.layer.tree import ROOT
+from hmoe.models.cost import cost
+
+# A unit with more experts than this is drawn as its first few and a count.
+_MOST_EXPERTS = 8
+
+
+def description(model: nn.Module) -> str:
+    """The tree of the model's mixtures, if it has any, and the model's costs, as lines of text."""
+    model_cost = cost(model)
+    lines = []
+    layer = next((m for m in model.modules() if isinstance(m, HMoE)), None)
+    if layer is not None:
+        lines += [draw(layer.tree), ""]
+    facts = {
+        "parameters": f"{model_cost.params:,}",
+        "active parameters": f"{model_cost.active_params:,.0f}",
+        "gate parameters": f"{model_cost.gate_params:,}",
+        "FLOPs per token": f"{model_cost.flops_per_token:,.0f} (forward)",
+        "mixture layers": f"{model_cost.num_mixtures}",
+        "experts per token": f"{model_cost.experts_per_token:.3g}",
+    }
+    return "\n".join([*lines, *(f"{name:18} {value}" for name, value in facts.items())])
+
+
+def draw(tree: Tree) -> str:
+    """The organisation as an ASCII tree, one node a line."""
+    children: dict[int, list[int]] = {ROOT: []}
+    for node, parent in enumerate(tree.parent_N):
+        children.setdefault(parent, []).append(node)
+    lines = [f"company ({tree.num_experts} experts, {tree.num_levels} levels)"]
+
+    def below(node: int, indent: str) -> None:
+        own = children[node]
+        experts = [n for n in own if n not in children]
+        hidden = set(experts[_MOST_EXPERTS:])
+        shown = [n for n in own if n not in hidden]
+        for child in shown:
+            last = child == shown[-1] and not hidden
+            name = tree.path_N[child].rpartition(".")[2]
+            unit = f" ({tree.num_below_N[child]} experts)" if child in children else ""
+            lines.append(f"{indent}{'`' if last else '|'}-- {name}{unit}")
+            if child in children:
+                below(child, indent + ("    " if last else "|   "))
+        if hidden:
+            lines.append(f"{indent}`-- ... {len(hidden)} more experts")
+
+    below(ROOT, "")
+    return "\n".join(lines)

@@ -1,0 +1,62 @@
+"""The answer of a study in one sentence, computed from its numbers and labelled for what it is.
+
+A search is exploratory: its trials chose themselves by their values. So the sentence orders and
+counts, and says nothing of significance; verdicts are the business of `hmoe confirm`.
+"""
+
+from hmoe.report.numbers import count, number, plus_minus
+from hmoe.report.tables import (
+    ArmRow,
+    Spread,
+    arm_rows,
+    balance_of,
+    quality_of,
+    trials,
+    value,
+)
+from hmoe.tracking import Objective, Study
+
+
+def answer(study: Study) -> str:
+    """One sentence: per arm the best trial and the mean, balance likewise, and what is lacking."""
+    rows = [row for row in arm_rows(study) if row.quality]
+    quality, balance = quality_of(study), balance_of(study)
+    if quality is None or not rows:
+        ran = count(len(trials(study)), "trial")
+        return f"Exploratory: no answer yet, for none of {ran} is complete with a result."
+    order = [(row.quality, _on_quality(row, quality)) for row in rows if row.quality]
+    parts = [f"by mean {_named(quality)} the order is {_order(order, quality)}"]
+    even = [(r.balance, f"{r.arm} {_mean(r.balance)}") for r in rows if r.balance]
+    if balance is not None and even:
+        parts.append(f"by mean {_named(balance)} it is {_order(even, balance)}")
+    seeds = sorted({row.num_seeds for row in rows})
+    few = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else count(seeds[0], "seed")
+    parts.append(
+        f"this rests on {few} per arm of a search, so the order is a lead and not a finding: "
+        "hmoe confirm repeats the best on fresh seeds"
+    )
+    return f"Exploratory: {'; '.join(parts)}."
+
+
+def better(objective: Objective) -> str:
+    return "lower is better" if objective.minimised else "higher is better"
+
+
+def _named(objective: Objective) -> str:
+    return f"{objective.metric} ({better(objective)})"
+
+
+def _mean(spread: Spread) -> str:
+    return plus_minus(spread.mean, spread.sd)
+
+
+def _on_quality(row: ArmRow, objective: Objective) -> str:
+    assert row.quality is not None
+    best = number(value(row.best, objective) if row.best else None)
+    return f"{row.arm} {_mean(row.quality)} (best {best}, n = {row.quality.n})"
+
+
+def _order(rows: list[tuple[Spread, str]], objective: Objective) -> str:
+    """The texts from the best mean to the worst."""
+    sign = 1 if objective.minimised else -1
+    return ", ".join(text for _, text in sorted(rows, key=lambda row: sign * row[0].mean))

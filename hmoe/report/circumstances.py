@@ -1,0 +1,59 @@
+"""The circumstances under which a study's numbers came about: what one needs to judge them."""
+
+import json
+from collections.abc import Iterable
+
+from hmoe.report.numbers import NOTHING, count, duration, moment
+from hmoe.report.tables import spread, trials
+from hmoe.tracking import Run, Study
+
+_SHORT = 12  # hex digits of a digest that tell it from another
+
+
+def circumstances(study: Study) -> list[tuple[str, str]]:
+    """(name, text) rows. Trials that differ in one of them show all values."""
+    runs = trials(study)
+    seconds = spread(run.cost["seconds"] for run in runs if "seconds" in run.cost)
+    each = f", {duration(seconds.mean)} each on average" if seconds else ""
+    took = (study.end_ms - study.start_ms) / 1000 if study.end_ms else None
+    trained = duration(seconds.mean * seconds.n) if seconds else NOTHING
+    return [
+        ("git commit", _commits(study)),
+        ("versions", _all(_versions(run) for run in runs) or NOTHING),
+        ("data", _all(_digest(run.tags.get("hmoe.data_sha", "")) for run in runs) or NOTHING),
+        ("hardware", _hardware(study)),
+        ("started", moment(study.start_ms)),
+        ("duration", duration(took) if took is not None else "still running"),
+        ("training time", f"{trained} in {count(seconds.n if seconds else 0, 'trial')}{each}"),
+    ]
+
+
+def _commits(study: Study) -> str:
+    tags = [run.tags for run in trials(study)] + [study.tags]
+    known = [t for t in tags if "mlflow.source.git.commit" in t]
+    return _all(_commit(t["mlflow.source.git.commit"], t.get("hmoe.git_dirty")) for t in known) or (
+        "not a git checkout"
+    )
+
+
+def _commit(commit: str, dirty: str | None) -> str:
+    changed = str(dirty).lower() in ("true", "1")
+    return commit[:_SHORT] + (" with uncommitted changes" if changed else "")
+
+
+def _versions(run: Run) -> str:
+    found = json.loads(run.tags.get("hmoe.versions", "{}"))
+    return ", ".join(f"{name} {version}" for name, version in found.items())
+
+
+def _digest(sha: str) -> str:
+    return f"sha256 {sha[:_SHORT]}…" if sha else ""
+
+
+def _hardware(study: Study) -> str:
+    own = _all(run.tags.get("hmoe.hardware", "") for run in trials(study))
+    return own or study.tags.get("hmoe.hardware", NOTHING)
+
+
+def _all(texts: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(text for text in texts if text))

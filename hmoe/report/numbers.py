@@ -1,0 +1,80 @@
+"""Numbers and durations as the report prints them: the same everywhere.
+
+Four significant digits; whole numbers in full; thin spaces between thousands; a dash for nothing.
+"""
+
+import math
+from datetime import UTC, datetime
+
+THIN = "\u202f"  # narrow no-break space
+NOTHING = "\u2013"
+_MINUS = "\u2212"
+_DIGITS = 4
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_IN_FULL = 1e9  # whole numbers from here on are rounded like any other
+_SMALL = 1e-4
+
+
+def number(value: float | None) -> str:
+    """1234567 as 1 234 567, 0.123456 as 0.1235, 6.02e23 as 6.020 × 10²³."""
+    if value is None or math.isnan(value):
+        return NOTHING
+    if math.isinf(value):
+        return "∞" if value > 0 else f"{_MINUS}∞"
+    size = abs(value)
+    if value == int(value) and size < _IN_FULL:
+        text = f"{int(size):,}"
+    elif size >= _IN_FULL or size < _SMALL:
+        mantissa, _, exponent = f"{size:.{_DIGITS - 1}e}".partition("e")
+        text = f"{mantissa} × 10{str(int(exponent)).translate(_SUPERSCRIPT)}"
+    else:
+        # One rounding decides the number of digits before the point (9.99996 is 10.00).
+        exponent = int(f"{size:.{_DIGITS - 1}e}".partition("e")[2])
+        text = f"{round(size, _DIGITS - 1 - exponent):,.{max(0, _DIGITS - 1 - exponent)}f}"
+    return (_MINUS if value < 0 else "") + text.replace(",", THIN).replace(" ", THIN)
+
+
+def plus_minus(mean: float | None, sd: float | None) -> str:
+    """2.18712 and 0.01234 as 2.187 ± 0.012: the spread to the decimals of the mean."""
+    text = number(mean)
+    if mean is None or sd is None or "10" in text.partition("×")[2]:
+        return text + (f" ± {number(sd)}" if mean is not None and sd is not None else "")
+    decimals = len(text.partition(".")[2])
+    return (
+        f"{text} ± {sd:,.{decimals}f}".replace(",", THIN) if decimals else f"{text} ± {number(sd)}"
+    )
+
+
+def percent(value: float | None, *, signed: bool = False) -> str:
+    """0.0213 as 2.13 %, with its sign if asked."""
+    if value is None or math.isnan(value):
+        return NOTHING
+    sign = _MINUS if value < 0 else "+" if signed and value > 0 else ""
+    return f"{sign}{abs(100 * value):.2f}{THIN}%"
+
+
+def duration(seconds: float | None) -> str:
+    """3725 seconds as 1 h 2 min; below a minute with one decimal."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 59.95:
+        return f"{seconds:.1f}{THIN}s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        left = round(seconds) % 60
+        whole = round(seconds) // 60
+        return f"{whole}{THIN}min" + (f" {left}{THIN}s" if left else "")
+    hours, left = divmod(minutes, 60)
+    return f"{hours}{THIN}h" + (f" {left}{THIN}min" if left else "")
+
+
+def moment(time_ms: int | None) -> str:
+    """Unix milliseconds as a date and time, UTC."""
+    if time_ms is None:
+        return NOTHING
+    return f"{datetime.fromtimestamp(time_ms / 1000, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def count(n: int, noun: str) -> str:
+    """3 and "trial" as "3 trials"."""
+    return f"{number(n)} {noun}{'' if n == 1 else 's'}"

@@ -1,0 +1,150 @@
+"""Writing a report: report.html, one file that needs no other, and a short README.md beside it."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from hmoe.report import numbers
+from hmoe.report.answer import answer, better
+from hmoe.report.circumstances import circumstances
+from hmoe.report.figures import colour, curve_figure, load_figures, pareto_figure
+from hmoe.report.tables import (
+    Spread,
+    arm_rows,
+    balance_of,
+    balance_rows,
+    contract_check,
+    curve_key,
+    end_rows,
+    pareto_front,
+    quality_of,
+    trials,
+    value,
+    varied_params,
+)
+from hmoe.tracking import Study, read_study, with_history
+
+_TEMPLATES = Path(__file__).parent / "templates"
+PAGE, README = "report.html", "README.md"
+
+
+def write_report(runs: Path, study: str, out: Path) -> Path:
+    """Write the report of a study into the folder `out`; returns the path of the page.
+
+    Raises:
+        ConfigError: there is no such study under `runs`.
+    """
+    record = read_study(runs, study)
+    record = with_history(runs, record, [curve_key(o) for o in record.objectives])
+    out.mkdir(parents=True, exist_ok=True)
+    _write(out / README, readme(record))
+    _write(out / PAGE, html(record))
+    return out / PAGE
+
+
+def html(study: Study) -> str:
+    """The page: plotly.js once, the figures as data, every name from a user escaped."""
+    quality, balance = quality_of(study), balance_of(study)
+    figures: dict[str, go.Figure] = {}
+    if pareto := pareto_figure(study):
+        figures["pareto"] = pareto
+    for name, objective in (("quality-curve", quality), ("balance-curve", balance)):
+        if objective and (curve := curve_figure(study, objective)):
+            figures[name] = curve
+    loads = []
+    for i, (arm, figure) in enumerate(load_figures(study)):
+        figures[f"load-{i}"] = figure
+        loads.append((arm, f"load-{i}"))
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            **_facts(study),
+            # get_plotlyjs is made to stand between script tags.
+            plotly=Markup(get_plotlyjs()),
+            figures={name: json.loads(figure.to_json()) for name, figure in figures.items()},
+            loads=loads,
+            balance_rows=balance_rows(study),
+            trials=trials(study),
+            value=value,
+            colour=lambda arm: colour(study, arm),
+        )
+    )
+
+
+def readme(study: Study) -> str:
+    """The report in brief, as markdown."""
+    text = _environment(markdown=True).get_template("README.md.j2").render(**_facts(study))
+    return text.rstrip() + "\n"
+
+
+def _facts(study: Study) -> dict[str, Any]:
+    """What page and README both tell."""
+    return {
+        "study": study,
+        "answer": answer(study),
+        "quality": quality_of(study),
+        "balance": balance_of(study),
+        "arms": arm_rows(study),
+        "contract": contract_check(study),
+        "front": pareto_front(study),
+        "ends": end_rows(study),
+        "varied": varied_params(study),
+        "circumstances": circumstances(study),
+    }
+
+
+def _environment(markdown: bool = False) -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=not markdown,
+        finalize=_markdown if markdown else None,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": numbers.number,
+        "percent": numbers.percent,
+        "duration": numbers.duration,
+        "count": numbers.count,
+        "better": better,
+        "spread": _spread,
+        "ended": _ended,
+        "tree": lambda text: text.replace('"', "") or "none",
+        "code": lambda text: _Code(text.replace("\n", " ")),
+    }
+    return environment
+
+
+def _spread(spread: Spread | None) -> str:
+    return numbers.plus_minus(spread.mean, spread.sd) if spread else numbers.NOTHING
+
+
+def _ended(states: Mapping[str, int]) -> str:
+    return ", ".join(f"{n}\u00a0{state}" for state, n in states.items()) or numbers.NOTHING
+
+
+class _Code(str):
+    """Text for an indented block of markdown, where no sign has a meaning."""
+
+
+def _markdown(text: Any) -> str:
+    """Names from users must neither open a tag nor end a cell of a table."""
+    if isinstance(text, _Code):
+        return text
+    marks = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "\n": " "}
+    return "".join(marks.get(c, c) for c in str(text))
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)

@@ -1,0 +1,23 @@
+"""A study: one question, its arms matched on a budget, searched in equal shares, one writer.
+
+Reading order: spec (the sweep file), space (what is searched), contract (arms of equal cost),
+search (Optuna), runner (the loop), display.
+"""
+
+from hmoe.study.contract import PlannedArm, plan_arms
+from hmoe.study.display import ProgressDisplay, plan_table, status_table
+from hmoe.study.runner import SweepInterruptedError, run_sweep
+from hmoe.study.spec import SWEEPS, Sweep, load_sweep
+
+__all__ = [
+    "SWEEPS",
+    "PlannedArm",
+    "ProgressDisplay",
+    "Sweep",
+    "SweepInterruptedError",
+    "load_sweep",
+    "plan_arms",
+    "plan_table",
+    "run_sweep",
+    "status_table",
+]

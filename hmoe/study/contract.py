@@ -1,0 +1,106 @@
+"""The budget contract: turn one dial of every arm until all arms cost the same.
+
+Costs are worked out on models without memory, so a plan takes a second.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from omegaconf import DictConfig, OmegaConf
+
+from hmoe.config import compose, keys
+from hmoe.errors import ConfigError
+from hmoe.models import Cost, cost
+from hmoe.study.spec import Sweep
+from hmoe.training import assemble
+
+# Widths move in steps that every grouped product can take.
+_STEP = 8
+
+
+@dataclass(frozen=True)
+class PlannedArm:
+    """An arm as it will run.
+
+    Attributes:
+        name: of the arm.
+        overrides: its overrides, with the dial where the contract put it.
+        cfg: the configuration they compose to.
+        tree: its organisation, "" for a dense control.
+        cost: what it costs.
+        deviation: share by which it misses the reference in the matched cost; signed.
+        objectives: those metrics of the study that the arm has: a dense control has no load.
+    """
+
+    name: str
+    overrides: Sequence[str]
+    cfg: DictConfig
+    tree: str
+    cost: Cost
+    deviation: float
+    objectives: tuple[str, ...]
+
+
+def plan_arms(sweep: Sweep) -> list[PlannedArm]:
+    """Compose every arm and match it to the contract's reference.
+
+    Raises:
+        ConfigError: an arm does not compose, or cannot be matched within the tolerance.
+    """
+    first = {name: _plan_arm(sweep, name, sweep.arm_overrides(name)) for name in sweep.arms}
+    target = getattr(first[sweep.contract.reference].cost, sweep.contract.match)
+    planned, failures = [], []
+    for name, arm in first.items():
+        if name != sweep.contract.reference and sweep.arms[name].dial is not None:
+            arm = _turn(sweep, arm, target)
+        arm = replace(arm, deviation=getattr(arm.cost, sweep.contract.match) / target - 1)
+        planned.append(arm)
+        if abs(arm.deviation) > sweep.contract.tolerance:
+            failures.append(
+                f"arm '{name}' has {getattr(arm.cost, sweep.contract.match):,.0f} "
+                f"({arm.deviation:+.1%})"
+            )
+    if failures:
+        raise ConfigError(
+            f"sweep {sweep.name}: contract.match = {sweep.contract.match} of '"
+            f"{sweep.contract.reference}' is {target:,.0f}, but {'; '.join(failures)}, beyond "
+            f"contract.tolerance = {sweep.contract.tolerance:g}. Give the arm a dial such as "
+            "experts.hidden_dim, change its sizes, or widen the tolerance."
+        )
+    return planned
+
+
+def _plan_arm(sweep: Sweep, name: str, overrides: Sequence[str]) -> PlannedArm:
+    try:
+        cfg = compose([*overrides, f"seed={sweep.seed}", "test=false"])
+        parts = assemble(cfg, device="meta")
+    except ConfigError as error:
+        raise ConfigError(f"sweep {sweep.name}, arm '{name}': {error}") from error
+    arm_cost = cost(parts.model)
+    has_load = arm_cost.num_mixtures > 0
+    objectives = tuple(m for m in sweep.objectives if has_load or not m.startswith("val/load/"))
+    tree = str(parts.tree) if has_load else ""
+    return PlannedArm(name, tuple(overrides), cfg, tree, arm_cost, 0.0, objectives)
+
+
+def _turn(sweep: Sweep, arm: PlannedArm, target: float) -> PlannedArm:
+    """The arm with its dial at the width that comes closest to the target."""
+    dial = sweep.arms[arm.name].dial
+    assert dial is not None
+    if dial not in keys(arm.cfg) or not isinstance(OmegaConf.select(arm.cfg, dial), int):
+        raise ConfigError(
+            f"sweep {sweep.name}: arms.{arm.name}.dial = {dial}: must be a whole number of the "
+            "arm's configuration, such as experts.hidden_dim."
+        )
+
+    def at(width: int) -> float:
+        cfg = OmegaConf.merge(arm.cfg)
+        OmegaConf.update(cfg, dial, width)
+        return getattr(cost(assemble(cfg, device="meta").model), sweep.contract.match)
+
+    # Every cost is a straight line in a width: two points give the crossing.
+    low, high = at(_STEP), at(2 * _STEP)
+    steps = 1 + (target - low) / (high - low) if high != low else 1
+    nearest_steps = {max(1, int(steps)), max(1, int(steps) + 1)}
+    width = min((_STEP * s for s in nearest_steps), key=lambda w: abs(at(w) - target))
+    return _plan_arm(sweep, arm.name, [*arm.overrides, f"{dial}={width}"])

@@ -1,0 +1,120 @@
+"""What a sweep shows in the terminal: its plan before, its progress, its state at any time."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from hmoe.study.contract import PlannedArm
+from hmoe.study.runner import Progress
+from hmoe.study.search import Search
+from hmoe.study.spec import Sweep
+
+
+def plan_table(sweep: Sweep, arms: Sequence[PlannedArm]) -> Table:
+    """Arms with their trees, costs (FLOPs per token), deviations, and how many trials each gets."""
+    contract = sweep.contract
+    title = (
+        f"{sweep.question}\n{sweep.budget.trials} trials, {contract.match} of "
+        f"'{contract.reference}' within {contract.tolerance:.0%}"
+    )
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("arm")
+    table.add_column("tree")
+    for column in ("trials", "steps", "params", "active", "gates", "FLOPs", "off by"):
+        table.add_column(column, justify="right")
+    for arm in arms:
+        table.add_row(
+            arm.name,
+            _tree(arm.tree),
+            str(sweep.trials_per_arm),
+            str(arm.cfg.trainer.max_steps),
+            _short(arm.cost.params),
+            _short(arm.cost.active_params),
+            _short(arm.cost.gate_params),
+            _short(arm.cost.flops_per_token),
+            f"{arm.deviation:+.2%}",
+        )
+    return table
+
+
+def _tree(text: str) -> str:
+    """The tree in a word: its branching factors, or that its units have names."""
+    return "named" if text.startswith("{") else text or "dense"
+
+
+def _short(number: float) -> str:
+    """Four digits and a unit."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.4g} {unit}"
+    return f"{number:.0f}"
+
+
+class ProgressDisplay:
+    """A bar over all training steps of a sweep with the time left; a line for each ended trial."""
+
+    def __init__(self, console: Console) -> None:
+        self._bar = Bar(
+            TextColumn("{task.fields[trials]}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            console=console,
+        )
+        self._task = self._bar.add_task("", total=None, trials="starting")
+
+    def show(self, progress: Progress) -> None:
+        """Take in what the runner reports."""
+        if progress.message:
+            self._bar.console.print(progress.message, highlight=False, markup=False)
+        self._bar.update(
+            self._task,
+            total=progress.total_steps,
+            completed=progress.done_steps,
+            trials=f"trials {progress.done_trials}/{progress.total_trials}",
+        )
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        """Keep the bar on the screen."""
+        with self._bar:
+            yield
+
+
+def status_table(sweep: Sweep, arms: Sequence[PlannedArm], runs: Path) -> Table:
+    """Per arm how many trials have ended and how, and the best value of each objective."""
+    search = Search(sweep, arms, runs)
+    ended, running = search.ended(), search.running()
+    table = Table(title=f"{sweep.name}: {sweep.question}", title_justify="left")
+    table.add_column("arm")
+    for column in ("planned", "complete", "failed", "running", *sweep.objectives):
+        table.add_column(column, justify="right")
+    for arm in arms:
+        own = [e for e in ended if e.arm == arm.name]
+        best = []
+        for metric, way in zip(sweep.objectives, sweep.directions, strict=True):
+            values = [e.values[metric] for e in own if metric in e.values]
+            pick = min if way == "minimize" else max
+            best.append(f"{pick(values):.4g}" if values else "-")
+        table.add_row(
+            arm.name,
+            str(sweep.trials_per_arm),
+            str(sum(1 for e in own if e.values)),
+            str(sum(1 for e in own if not e.values)),
+            str(sum(1 for name, _ in running if name == arm.name)),
+            *best,
+        )
+    return table

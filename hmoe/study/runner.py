@@ -1,0 +1,310 @@
+"""The runner: ask, train in a child process, tell, until every planned trial has ended.
+
+Only this process talks to Optuna and to MLflow. Children train and write files; their files, not
+their exit status, say how they ended. Stop it in any way and start it again with the same command:
+it goes on where it was.
+"""
+
+import fcntl
+import json
+import os
+import shlex
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from hmoe.config import compose, to_yaml
+from hmoe.errors import ConfigError, HmoeError
+from hmoe.study.contract import PlannedArm
+from hmoe.study.search import Search, Ticket
+from hmoe.study.space import settings_of
+from hmoe.study.spec import Sweep, diff_fingerprints, fingerprint
+from hmoe.tracking import Store
+from hmoe.training import Child, provenance
+
+_POLL_SECONDS = 0.1
+_UPLOAD_SECONDS = 2.0
+_ATTEMPTS = 2
+
+
+class SweepInterruptedError(HmoeError):
+    """The sweep was stopped on purpose; its running trials wait to be gone on with."""
+
+
+@dataclass
+class Work:
+    """One trial under way."""
+
+    ticket: Ticket
+    cfg: DictConfig
+    folder: Path
+    run_id: str
+    command: str
+    child: Child | None
+    attempts: int = 1
+
+    def steps_done(self) -> int:
+        """Steps by the last line of the event log."""
+        try:
+            lines = (self.folder / "events.jsonl").read_text(encoding="utf-8").splitlines()
+            return json.loads(lines[-1])["step"]
+        except (OSError, ValueError, IndexError):
+            return 0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What there is to show while a sweep runs.
+
+    Attributes:
+        message: a line to keep, such as how a trial ended; "" for none.
+        done_steps, total_steps: training steps of all planned trials.
+        done_trials, total_trials: trials that have ended, and all.
+    """
+
+    message: str
+    done_steps: int
+    total_steps: int
+    done_trials: int
+    total_trials: int
+
+
+def run_sweep(
+    sweep: Sweep,
+    arms: Sequence[PlannedArm],
+    runs: Path,
+    *,
+    command: str,
+    show: Callable[[Progress], None],
+) -> str:
+    """Run all trials of a sweep that have not ended yet. Returns the id of the parent run.
+
+    Args:
+        sweep: the study.
+        arms: its arms, matched.
+        runs: folder of run folders and stores.
+        command: the shell command of the sweep.
+        show: called with what there is to show, a few times a second.
+
+    Raises:
+        ConfigError: another process owns the study, or the study has trials under another plan.
+        SweepInterruptedError: Ctrl-C or SIGTERM; children are stopped, their trials queued again.
+    """
+    folder = runs / sweep.name
+    with _owned(folder, sweep.name):
+        _keep_plan(folder, sweep)
+        store = Store(runs)
+        store.close_orphans(sweep.name)
+        parent = store.start_study(
+            sweep.name,
+            question=sweep.question,
+            objectives=list(zip(sweep.objectives, sweep.directions, strict=True)),
+            contract=sweep.contract.model_dump(),
+            arms=[arm.name for arm in arms],
+            command=command,
+            tags=_provenance_tags(),
+        )
+        search = Search(sweep, arms, runs)
+        search.recover()
+        state = "interrupted"
+        try:
+            _Loop(sweep, arms, runs, search, store, parent, show).run()
+            state = "complete"
+        finally:
+            store.finish_study(parent, state=state)
+    return parent
+
+
+class _Loop:
+    """The trials under way, and what to do when one ends."""
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        arms: Sequence[PlannedArm],
+        runs: Path,
+        search: Search,
+        store: Store,
+        parent: str,
+        show: Callable[[Progress], None],
+    ) -> None:
+        self.sweep, self.runs, self.search, self.store = sweep, runs, search, store
+        self.parent, self._show = parent, show
+        self.total_steps = sum(arm.cfg.trainer.max_steps for arm in arms) * sweep.trials_per_arm
+        self.under_way: list[Work] = []
+
+    def run(self) -> None:
+        uploaded = time.monotonic()
+        try:
+            with _sigterm_as_interrupt():
+                while self._fill() or self.under_way:
+                    for work in list(self.under_way):
+                        if work.child is None or not work.child.running():
+                            self._ended(work)
+                    if time.monotonic() - uploaded > _UPLOAD_SECONDS:
+                        for work in self.under_way:
+                            self.store.append_events(work.run_id, work.folder)
+                        self.show()
+                        uploaded = time.monotonic()
+                    time.sleep(_POLL_SECONDS)
+        except KeyboardInterrupt:
+            raise SweepInterruptedError(
+                f"sweep {self.sweep.name} was stopped; the same command goes on where it stopped."
+            ) from None
+        finally:
+            # Reached with work under way only by a stop or a defect: leave nothing running.
+            for work in self.under_way:
+                if work.child is not None:
+                    work.child.stop()
+                self.search.interrupt(work.ticket)
+                self.store.finish(work.run_id, work.folder, state="interrupted")
+
+    def show(self, message: str = "") -> None:
+        ended = self.search.ended()
+        steps = {work.folder: work.steps_done() for work in self.under_way}
+        per_trial = self.total_steps // self.sweep.budget.trials
+        done = len(ended) * per_trial + sum(steps.values())
+        total = self.sweep.budget.trials
+        self._show(Progress(message, done, self.total_steps, len(ended), total))
+
+    def _fill(self) -> bool:
+        """Start trials while workers are free. Returns whether one was started."""
+        started = False
+        while len(self.under_way) < self.sweep.workers and (ticket := self.search.ask()):
+            self._start(ticket)
+            started = True
+        return started
+
+    def _start(self, ticket: Ticket) -> None:
+        arm, seed = ticket.arm, self.sweep.seed + ticket.slot
+        folder = self.runs / self.sweep.name / arm.name / f"trial_{ticket.slot:03d}"
+        overrides = [*arm.overrides, *ticket.drawn, f"seed={seed}", "test=false"]
+        command = shlex.join(["hmoe", "train", *overrides])
+        cfg = compose([*overrides, *self._threads(arm)])
+        if folder.exists() and _config_of(folder) != to_yaml(cfg):
+            shutil.rmtree(folder)  # left by a trial that is not this one
+        run_id = self.store.start_run(
+            folder,
+            study=self.sweep.name,
+            kind="trial",
+            name=f"{arm.name}-{ticket.slot}",
+            arm=arm.name,
+            seed=seed,
+            command=command,
+            parent=self.parent,
+            swept=settings_of(ticket.drawn),
+        )
+        work = Work(ticket, cfg, folder, run_id, command, None)
+        self.under_way.append(work)
+        if not (folder / "result.json").exists():
+            work.child = self._child(work)
+
+    def _child(self, work: Work) -> Child:
+        plain = OmegaConf.to_container(work.cfg)
+        assert isinstance(plain, dict)
+        return Child(cfg=plain, run=work.folder, command=work.command, progress=False)
+
+    def _threads(self, arm: PlannedArm) -> list[str]:
+        """Cores shared among workers: two processes with two threads each fight over two cores."""
+        if arm.cfg.trainer.threads is not None:
+            return []
+        return [f"trainer.threads={max(1, (os.cpu_count() or 1) // self.sweep.workers)}"]
+
+    def _ended(self, work: Work) -> None:
+        """Tell Optuna and MLflow how a trial ended; start it once more if its process was lost."""
+        state, reason = Child.outcome_of(work.folder, work.child)
+        if state == "killed" and work.attempts < _ATTEMPTS:
+            work.attempts += 1
+            work.child = self._child(work)
+            self.show(f"{_label(work.ticket)}: {reason}; going on from its last checkpoint")
+            return
+        if state == "killed":
+            state, reason = "failed", f"{reason}, {_ATTEMPTS} times"
+        values = None
+        if state == "complete":
+            metrics = json.loads((work.folder / "result.json").read_text())["metrics"]
+            values = {name: metrics[name] for name in work.ticket.arm.objectives}
+        self.store.finish(work.run_id, work.folder, state=state, reason=reason or None)
+        self.search.tell(work.ticket, None if values is None else list(values.values()), reason)
+        self.under_way.remove(work)
+        numbers = ", ".join(f"{name} {value:.4g}" for name, value in (values or {}).items())
+        self.show(f"{_label(work.ticket)}: {numbers or f'{state}: {reason}'}")
+
+
+def _label(ticket: Ticket) -> str:
+    drawn = " ".join(ticket.drawn)
+    return f"{ticket.arm.name} trial {ticket.slot + 1} ({drawn})" if drawn else ticket.arm.name
+
+
+def _config_of(folder: Path) -> str:
+    path = folder / "config.yaml"
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+@contextmanager
+def _owned(folder: Path, name: str) -> Iterator[None]:
+    """Hold the study's lock; the system lets go of it however this process ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "owner").open("a+")
+    except OSError as error:
+        raise ConfigError(
+            f"runs: the folder {folder} cannot be written ({error.strerror}). Choose another "
+            "with runs=<folder>."
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise ConfigError(
+                f"sweep={name}: is already running in {folder} (process {file.read().strip()}). "
+                "Wait for it, look at it with `hmoe status`, or give this one another name=."
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _keep_plan(folder: Path, sweep: Sweep) -> None:
+    """Keep what defines the study beside its runs; refuse to go on under another plan."""
+    path = folder / "sweep.json"
+    now = json.loads(json.dumps(fingerprint(sweep)))
+    if path.exists():
+        changes = diff_fingerprints(json.loads(path.read_text()), now)
+        if changes:
+            raise ConfigError(
+                f"sweep={sweep.name}: the study in {folder} was started under another plan:\n  "
+                + "\n  ".join(changes)
+                + "\nIts trials and new ones could not be compared. Start a new study with name=."
+            )
+    path.write_text(json.dumps(now, indent=1))
+
+
+def _provenance_tags() -> Mapping[str, Any]:
+    facts = provenance()
+    return {
+        "mlflow.source.git.commit": facts["git_commit"] or "unknown",
+        "hmoe.git_dirty": facts["git_dirty"],
+        "hmoe.versions": facts["versions"],
+    }
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

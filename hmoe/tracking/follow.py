@@ -1,0 +1,67 @@
+"""Following one run from a process of its own, so that training never waits for a store.
+
+The follower outlives the training process by a moment: if that is killed, whatever way, it closes
+the MLflow run as what the run folder says, and nothing is left RUNNING.
+"""
+
+import json
+import multiprocessing
+import signal
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+_SECONDS = 2.0
+
+
+class Follower:
+    """Upload what a run folder gains until `finish`, or until this process is gone.
+
+    Args:
+        runs: folder of the store.
+        folder: the run folder.
+        about: keyword arguments of `Store.start_run`.
+    """
+
+    def __init__(self, *, runs: Path, folder: Path, about: dict[str, Any]) -> None:
+        context = multiprocessing.get_context("spawn")
+        # Nothing is ever sent: the pipe closes when this process says so, or dies.
+        reader, self._open = context.Pipe(duplex=False)
+        self._process = context.Process(target=_follow, args=(runs, folder, about, reader))
+        self._process.start()
+        reader.close()
+
+    def finish(self) -> None:
+        """Upload the rest, close the MLflow run as the run folder says, and wait for it."""
+        self._open.close()
+        self._process.join()
+
+
+def _follow(runs: Path, folder: Path, about: dict[str, Any], pipe: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    from hmoe.tracking.store import Store
+
+    store = Store(runs)
+    run_id = None
+    ended = False
+    while not ended:
+        # Looked at before the upload, so that the last lines are uploaded after the end.
+        ended = bool(wait([pipe], timeout=_SECONDS))
+        if run_id is None and (folder / "events.jsonl").exists():
+            # A run that failed before its first number, on bad input, leaves no trace.
+            run_id = store.start_run(folder, **about)
+        if run_id is not None:
+            store.append_events(run_id, folder)
+    if run_id is not None:
+        state, reason = _how_it_ended(folder)
+        store.finish(run_id, folder, state=state, reason=reason)
+
+
+def _how_it_ended(folder: Path) -> tuple[str, str | None]:
+    if (folder / "result.json").exists():
+        return json.loads((folder / "result.json").read_text(encoding="utf-8"))["state"], None
+    if (folder / "failure.json").exists():
+        text = (folder / "failure.json").read_text(encoding="utf-8")
+        return "failed", json.loads(text)["message"]
+    return "interrupted", "its process ended"

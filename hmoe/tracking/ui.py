@@ -1,0 +1,64 @@
+"""MLflow's own pages for a runs folder, on this machine only."""
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from hmoe.errors import ConfigError
+from hmoe.tracking.client import artifact_root, check_store, tracking_uri
+
+_HOST = "127.0.0.1"
+_LAST_PORT = 65535
+# The job runner adds seven idle processes and 2 GB; telemetry reports to MLflow's makers.
+_ENVIRONMENT = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+def ui_command(runs: Path, port: int) -> list[str]:
+    """The command of MLflow's server with one worker, reachable from this machine only."""
+    return [
+        *(sys.executable, "-m", "mlflow", "server"),
+        *("--backend-store-uri", tracking_uri(runs)),
+        *("--default-artifact-root", str(artifact_root(runs))),
+        *("--host", _HOST),
+        *("--port", str(port)),
+        *("--workers", "1"),
+    ]
+
+
+def serve(runs: Path, port: int) -> int:
+    """Show the runs until interrupted; returns the server's exit status, 0 after Ctrl-C.
+
+    Raises:
+        ConfigError: nothing tracked there, port taken, or MLflow installed without its server.
+    """
+    check_store(runs)
+    if importlib.util.find_spec("fastapi") is None:
+        raise ConfigError(
+            "ui: this is mlflow-skinny, which has no server. Run `pip install mlflow`."
+        )
+    if not 0 < port <= _LAST_PORT:
+        raise ConfigError(f"port = {port}: expected 1 to {_LAST_PORT}.")
+    if not _is_free(port):
+        free = next((p for p in range(port + 1, _LAST_PORT + 1) if _is_free(p)), None)
+        hint = f" port={free} is free." if free else ""
+        raise ConfigError(f"port = {port}: another program listens there.{hint}")
+    process = subprocess.Popen(ui_command(runs, port), env=os.environ | _ENVIRONMENT)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        # The terminal sent the interrupt to the server too; it is closing down.
+        process.wait()
+        return 0
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_HOST, port))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,54 @@
+"""The sentence is computed, labelled, and claims nothing."""
+
+import re
+
+from hmoe.report import answer
+from hmoe.tracking import Objective
+from tests.report.hand import BALANCE, make_run, make_study
+
+
+def test_the_sentence_by_hand():
+    runs = [
+        make_run("dense", 3.0, seed=0),
+        make_run("dense", 3.2, seed=1),
+        make_run("flat", 2.5, 0.4, seed=0),
+        make_run("flat", 2.9, 0.6, seed=1),
+        make_run("tree", 2.0, 0.8, seed=0),
+        make_run("tree", 2.2, 1.0, seed=1),
+        make_run("tree", seed=2, state="failed"),
+    ]
+    # dense: mean 3.1, sd sqrt(2 x 0.1^2) = 0.1414; flat: 2.7, 0.2828; tree: 2.1, 0.1414
+    assert answer(make_study(runs)) == (
+        "Exploratory: by mean val/loss (lower is better) the order is "
+        "tree 2.100 ± 0.141 (best 2, n = 2), flat 2.700 ± 0.283 (best 2.500, n = 2), "
+        "dense 3.100 ± 0.141 (best 3, n = 2); "
+        "by mean val/load/cv/expert (lower is better) it is "
+        "flat 0.5000 ± 0.1414, tree 0.9000 ± 0.1414; "
+        "this rests on 2 seeds per arm of a search, so the order is a lead and not a finding: "
+        "hmoe confirm repeats the best on fresh seeds."
+    )
+
+
+def test_the_order_follows_the_direction():
+    runs = [make_run("low", 0.5), make_run("high", 0.9)]
+    text = answer(make_study(runs, objectives=(Objective("val/loss", "maximize"), BALANCE)))
+    assert "(higher is better) the order is high 0.9000 (best 0.9000, n = 1), low" in text
+    assert "it is" not in text  # neither arm has a balance
+    assert "on 1 seed per arm" in text
+
+
+def test_unequal_numbers_of_seeds_are_said():
+    runs = [make_run("a", 1.0), make_run("b", 1.0, seed=0), make_run("b", 2.0, seed=1)]
+    assert "on 1 to 2 seeds per arm" in answer(make_study(runs))
+
+
+def test_without_results_there_is_no_answer():
+    text = answer(make_study([make_run("a", state="failed")]))
+    assert text == "Exploratory: no answer yet, for none of 1 trial is complete with a result."
+    assert "none of 0 trials" in answer(make_study([]))
+    assert "no answer yet" in answer(make_study([make_run("a", 1.0)], objectives=()))
+
+
+def test_significance_is_never_claimed():
+    runs = [make_run("a", x, x, seed=x) for x in range(9)]
+    assert not re.search(r"signific|p\s*[<=]|proves|better than", answer(make_study(runs)))

@@ -1,0 +1,73 @@
+"""The page in a real browser, without a network."""
+
+import json
+import shutil
+
+import pytest
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (shutil.which("chromium") and shutil.which("chromedriver")),
+        reason="needs chromium and chromedriver (Debian: chromium-driver)",
+    ),
+]
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
+    "--disable-background-networking --disable-component-update --window-size=1280,900"
+)
+
+
+@pytest.fixture
+def browser(tmp_path):
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for flag in [*FLAGS.split(), f"--user-data-dir={tmp_path}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+    driver.get("about:blank")
+    driver.get_log("performance")  # what the browser asked for on its own
+    yield driver
+    driver.quit()
+
+
+def requests(browser):
+    messages = [json.loads(e["message"])["message"] for e in browser.get_log("performance")]
+    sent = [m for m in messages if m["method"] == "Network.requestWillBeSent"]
+    return [m["params"]["request"]["url"] for m in sent]
+
+
+def test_the_page_draws_its_figures_and_asks_for_nothing(browser, report):
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    browser.get(report.as_uri())
+    drawn = "return document.querySelectorAll('.figure .main-svg').length"
+    assert browser.execute_script(drawn) >= 7
+    points = "return document.querySelectorAll('#pareto .scatterlayer .points path').length"
+    assert browser.execute_script(points) == 12
+    assert browser.execute_script("return document.querySelectorAll('a[href^=http]').length") == 0
+    titles = browser.execute_script(
+        "return [...document.querySelectorAll('.modebar-btn')].map((b) => b.dataset.title)"
+    )
+    assert titles
+    assert not any("cloud" in title.lower() or "share" in title.lower() for title in titles)
+
+    browser.execute_script("document.querySelector('[data-axis=seconds]').click()")
+    shown = browser.execute_script(
+        "return document.getElementById('quality-curve').data"
+        ".filter((trace) => trace.visible).map((trace) => trace.meta)"
+    )
+    assert set(shown) == {"seconds"}
+
+    fits = "return document.documentElement.scrollWidth <= window.innerWidth"
+    for width in (1280, 600):
+        browser.set_window_size(width, 900)
+        WebDriverWait(browser, 10).until(lambda b: b.execute_script(fits), f"wider than {width}")
+
+    assert browser.get_log("browser") == []
+    own = [url for url in requests(browser) if not url.startswith(("data:", "blob:"))]
+    assert own == [report.as_uri()]
