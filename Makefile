@@ -32,7 +32,7 @@ report: $(READY) ## Write the report of the study SWEEP from its stored runs
 ui: $(READY) ## Browse the runs in MLflow on this machine
 	$(BIN)/hmoe ui $(ARGS)
 
-bench: $(READY) ## Time the layer: slow twin against fast path, tree against flat
+bench: $(READY) ## Measure ratios side by side: hmoe against a bare torch loop
 	$(BIN)/hmoe bench $(ARGS)
 
 test: $(READY) ## Run the quick tests

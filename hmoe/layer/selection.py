@@ -73,7 +73,7 @@ def top_k(
     expert_TK = reach_TE.topk(k, dim=-1).indices
     weight_TK = at_experts(path_product(probs_TN, tree), tree).gather(-1, expert_TK)
     if renormalize:
-        weight_TK = weight_TK / weight_TK.sum(-1, keepdim=True)
+        weight_TK = _renormalized(weight_TK)
     return Routing.from_choice(tree, expert_TK, weight_TK, probs_TN)
 
 
@@ -115,7 +115,7 @@ def descend(
             mask = torch.zeros_like(choice).scatter_(-1, choice.topk(ks[level], -1).indices, 1.0)
             weight = probs_TN[:, block.start : block.stop].unflatten(-1, shape) * mask
             if renormalize:
-                weight = weight / weight.sum(-1, keepdim=True)
+                weight = _renormalized(weight)
             # A negative mark, not a zero weight, tells "not chosen": a weight may underflow to 0.
             kept.append(torch.where(mask > 0, weight, -1.0).flatten(-2))
         weight_Tn = torch.cat(kept, -1)
@@ -130,6 +130,15 @@ def descend(
     token_R, expert_R = _chosen(weight_TE.detach() >= 0, tree, prod(ks))
     weight_R = weight_TE.flatten().index_select(0, token_R * tree.num_experts + expert_R)
     return Routing(tree, token_R, expert_R, weight_R, probs_TN)
+
+
+def _renormalized(weight: Tensor) -> Tensor:
+    """Weights over their sum on the last axis.
+
+    Under a bias the chosen may all have a probability that underflows; they then get no weight
+    rather than 0 / 0.
+    """
+    return weight / weight.sum(-1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
 
 
 def _chosen(chosen_TE: Tensor, tree: Tree, k: int) -> tuple[Tensor, Tensor]:

@@ -105,6 +105,19 @@ def test_one_expert_for_all_stays_finite() -> None:
     assert all(torch.isfinite(p.grad).all() for p in layer.parameters() if p.grad is not None)
 
 
+@pytest.mark.parametrize("selection", ["top_2", "descend_2"])
+def test_a_bias_against_all_probability_stays_finite(selection: str) -> None:
+    layer = make_layer("grid", selection)
+    layer.add_bias()
+    with torch.no_grad():
+        layer.gate.bias_N[0] += 1000.0  # department 0 has all the probability
+        layer.bias_N[0] -= 2000.0  # and is never chosen
+    y, _ = layer(torch.randn(8, DIM))
+    y.sum().backward()
+    assert torch.isfinite(y).all()
+    assert all(torch.isfinite(p.grad).all() for p in layer.parameters() if p.grad is not None)
+
+
 def test_bfloat16_keeps_the_gate_in_float32() -> None:
     layer = make_layer("grid", "top_2")
     layer.experts.implementation = "grouped"

@@ -1,0 +1,148 @@
+"""Benchmarks: ratios of things measured side by side in one run, never single times.
+
+Machines are shared and drift, so the two sides take turns (A B A B ...) and the ratio of each pair
+is what counts; the median is quoted, with the extremes beside it.
+"""
+
+import json
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from hmoe.config import compose
+from hmoe.training import Learner, assemble, make_trainer, provenance
+from hmoe.training.tasks import TASKS
+
+# Small steps show the overhead of the loop, large ones what a user will see.
+_CASES = {
+    "digits, residual MLP, 4x4": ("data=digits", "model=mlp", "trainer.max_steps=300"),
+    "stdlib, transformer, 4x4": ("data=stdlib", "model=transformer", "trainer.max_steps=12"),
+}
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """One case: seconds of both sides and their ratios, pair by pair."""
+
+    case: str
+    steps: int
+    hmoe_s: list[float]
+    bare_s: list[float]
+
+    @property
+    def ratios(self) -> list[float]:
+        """Steps per second through hmoe over steps per second of the bare loop."""
+        return [bare / hmoe for hmoe, bare in zip(self.hmoe_s, self.bare_s, strict=True)]
+
+
+def run_bench(*, rounds: int, out: Path, overrides: Sequence[str], command: str) -> Path:
+    """Training steps per second through hmoe against a bare torch loop over the same model.
+
+    Prints a table, writes `train.json` into `out` and returns its path.
+    """
+    results = []
+    for case, choices in _CASES.items():
+        cfg = compose([*choices, *overrides])
+        _hmoe_seconds(cfg), _bare_seconds(cfg)  # once unmeasured: caches, threads, page faults
+        pairs = [(_hmoe_seconds(cfg), _bare_seconds(cfg)) for _ in range(rounds)]
+        hmoe_s, bare_s = map(list, zip(*pairs, strict=True))
+        results.append(Ratio(case, cfg.trainer.max_steps, hmoe_s, bare_s))
+    table = Table(title="training steps per second: hmoe / bare torch loop (1 is equal)")
+    for column in ("case", "median", "lowest", "highest", "hmoe steps/s"):
+        table.add_column(column, justify="left" if column == "case" else "right")
+    for r in results:
+        speed = r.steps / statistics.median(r.hmoe_s)
+        numbers = (statistics.median(r.ratios), min(r.ratios), max(r.ratios))
+        table.add_row(r.case, *(f"{x:.3f}" for x in numbers), f"{speed:.4g}")
+    Console().print(table)
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "train.json"
+    path.write_text(json.dumps(_record(results, command), indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def _record(results: Sequence[Ratio], command: str) -> dict[str, Any]:
+    cases = [
+        {
+            "case": r.case,
+            "steps": r.steps,
+            "median_ratio": statistics.median(r.ratios),
+            "ratios": r.ratios,
+            "hmoe_s": r.hmoe_s,
+            "bare_s": r.bare_s,
+        }
+        for r in results
+    ]
+    threads = torch.get_num_threads()
+    return {"command": command, "threads": threads, "cases": cases, **provenance()}
+
+
+class _Clock(pl.Callback):
+    """Seconds from the first step to the last, without what comes before and after."""
+
+    seconds = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._start = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
+    ) -> None:
+        self.seconds = time.perf_counter() - self._start
+
+
+def _hmoe_seconds(cfg: DictConfig) -> float:
+    """The steps as `hmoe train` takes them, event log included."""
+    parts = _seeded(cfg)
+    clock = _Clock()
+    learner = Learner(
+        model=parts.model,
+        task=TASKS[parts.data.task],
+        balance=parts.balance,
+        optim=parts.optim,
+        options=parts.options,
+    )
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        # No validation is the point here.
+        warnings.filterwarnings("ignore", module="pytorch_lightning")
+        trainer = make_trainer(parts.options, Path(folder), [clock])
+        trainer.fit(learner, train_dataloaders=parts.data.train_dataloader())
+    return clock.seconds
+
+
+def _bare_seconds(cfg: DictConfig) -> float:
+    """The same steps in a loop of plain torch: the same losses, clipping and schedule."""
+    parts = _seeded(cfg)
+    parts.balance.attach(parts.model)
+    steps = parts.options.max_steps
+    optimizer, schedule = parts.optim.make(parts.model, steps)
+    loss_of: Callable[..., torch.Tensor] = TASKS[parts.data.task].loss
+    start = time.perf_counter()
+    for step in range(steps):
+        batch = parts.data.train_batch(step)
+        output, routings = parts.model(batch["x"])
+        loss = loss_of(output, batch["y"]) + parts.balance.loss(routings)[0]
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parts.model.parameters(), parts.options.clip_norm)
+        optimizer.step()
+        schedule.step()
+    return time.perf_counter() - start
+
+
+def _seeded(cfg: DictConfig) -> Any:
+    torch.manual_seed(cfg.seed)
+    parts = assemble(cfg)
+    parts.data.setup()
+    return parts
