@@ -139,11 +139,21 @@ def ui(overrides: Sequence[str]) -> int:
 
 
 def bench(overrides: Sequence[str]) -> int:
-    """Measure ratios side by side in one run."""
-    options = _options(overrides, {"name": "train", "rounds": 5, "out": "reports/bench"})
+    """Measure training through hmoe against a bare torch loop, ratios in one run."""
+    own = [o for o in overrides if o.split("=")[0] in ("rounds", "out")]
+    options = _options(own, {"rounds": 5, "out": "reports/bench"})
+    if not isinstance(options["rounds"], int) or options["rounds"] < 1:
+        raise ConfigError(f"rounds = {options['rounds']}: expected a whole number of at least 1.")
     from hmoe.bench import run_bench
 
-    return run_bench(options["name"], rounds=options["rounds"], out=Path(options["out"]))
+    path = run_bench(
+        rounds=options["rounds"],
+        out=Path(options["out"]),
+        overrides=[o for o in overrides if o not in own],
+        command=shlex.join(["hmoe", "bench", *overrides]),
+    )
+    print(path)
+    return 0
 
 
 _COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
@@ -154,7 +164,7 @@ _COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "status": (status, "hmoe status sweep=hierarchy"),
     "report": (report, "hmoe report sweep=hierarchy"),
     "ui": (ui, "hmoe ui port=5000"),
-    "bench": (bench, "hmoe bench name=train"),
+    "bench": (bench, "hmoe bench rounds=9"),
 }
 
 

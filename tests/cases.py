@@ -1,10 +1,12 @@
 """Every tree and variant once, in canonical small instances: the one place to add to."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 
-from hmoe.layer import BottomUp, HMoE, Mlp, SwiGlu, TopDown, Tree, descend, soft, top_k
+from hmoe.layer import BottomUp, HMoE, Mlp, Routing, SwiGlu, TopDown, Tree, descend, soft, top_k
+from hmoe.layer.tree_ops import sibling_softmax
 
 TREES = {
     "flat": [8],
@@ -51,4 +53,21 @@ def make_layer(
         selection=SELECTIONS[selection],
         experts=EXPERTS[experts],
         dim=DIM,
+    )
+
+
+def make_routing(
+    tree: Tree, experts_T: Sequence[Sequence[int]], probs_TN: torch.Tensor | None = None
+) -> Routing:
+    """A routing written out: the experts of every token, and even probabilities unless given."""
+    token_R = [token for token, experts in enumerate(experts_T) for _ in experts]
+    expert_R = [expert for experts in experts_T for expert in experts]
+    if probs_TN is None:
+        probs_TN = sibling_softmax(torch.zeros(len(experts_T), tree.num_nodes), tree)
+    return Routing(
+        tree,
+        torch.tensor(token_R, dtype=torch.int64),
+        torch.tensor(expert_R, dtype=torch.int64),
+        torch.ones(len(expert_R)),
+        probs_TN,
     )

@@ -43,12 +43,15 @@ class BiasController:
         """Move the bias of one layer by the rows its nodes received since the last step."""
         assert layer.bias_N is not None, "HMoE.add_bias comes first"
         tree = layer.tree
-        load_N = load_N.float()
-        root_load = load_N[tree.level_slices[0]].sum()
+        below_N = tree.index("num_below_N", load_N.device)
         parent_N = tree.index("parent_N", load_N.device)
-        parent_load_N = torch.where(parent_N == ROOT, root_load, load_N[parent_N.clamp(min=0)])
-        lack_N = parent_load_N * tree.index("share_N", load_N.device) - load_N
+        top, above_N = parent_N == ROOT, parent_N.clamp(min=0)
+        root_load = load_N[tree.level_slices[0]].sum()
+        parent_load_N = torch.where(top, root_load, load_N[above_N])
+        parent_below_N = torch.where(top, tree.num_experts, below_N[above_N])
+        # Whole numbers: shares such as 3/5 round, and would call an even load uneven.
+        lack_N = parent_load_N * below_N - load_N * parent_below_N
         if self.rule == "sign":
             layer.bias_N += self.rate * lack_N.sign()
         else:
-            layer.bias_N += self.rate * lack_N / parent_load_N.clamp(min=1)
+            layer.bias_N += self.rate * lack_N / (parent_load_N.clamp(min=1) * parent_below_N)

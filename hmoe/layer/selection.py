@@ -136,9 +136,9 @@ def _renormalized(weight: Tensor) -> Tensor:
     """Weights over their sum on the last axis.
 
     Under a bias the chosen may all have a probability that underflows; they then get no weight
-    rather than 0 / 0.
+    rather than 0 / 0. The bound is small beside any sum met otherwise, and its inverse is finite.
     """
-    return weight / weight.sum(-1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
+    return weight / weight.sum(-1, keepdim=True).clamp(min=1e-20)
 
 
 def _chosen(chosen_TE: Tensor, tree: Tree, k: int) -> tuple[Tensor, Tensor]:

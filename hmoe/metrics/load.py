@@ -45,10 +45,10 @@ def max_violation(share_C: Tensor, even_C: Tensor) -> Tensor:
 def normalised_entropy(share_C: Tensor, even_C: Tensor) -> Tensor:
     """1 - KL(share || even) / its largest value. 1 is even; 0 is all rows at the smallest node.
 
-    With equal even shares this is H(share) / ln C.
+    With equal even shares this is H(share) / ln C. Without any rows it is 0.
     """
     divergence = (share_C.xlogy(share_C) - share_C.xlogy(even_C)).sum()
-    return 1 - divergence / -log(even_C.min().item())
+    return share_C.sum() - divergence / -log(even_C.min().item())
 
 
 def dead_share(share_C: Tensor, even_C: Tensor) -> Tensor:

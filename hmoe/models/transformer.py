@@ -60,6 +60,7 @@ class Transformer(nn.Module):
                 f"model.ffn_blocks = {list(ffn_blocks)}: name one or more of the blocks 0 to "
                 f"{depth - 1}."
             )
+        self.context = context
         self.embed = nn.Embedding(in_dim, dim)
         self.blocks = nn.ModuleList(
             Block(
@@ -77,6 +78,11 @@ class Transformer(nn.Module):
 
     def forward(self, token_BS: Tensor) -> tuple[Tensor, list[Routing]]:
         """int64 (B, S) -> scores (B, S, out_dim) and the routing of every mixture, in order."""
+        if token_BS.shape[-1] > self.context:
+            raise ConfigError(
+                f"model.context = {self.context}: the data give windows of {token_BS.shape[-1]} "
+                "positions. Leave it at data.context."
+            )
         x_BSD = self.embed(token_BS)
         routings = []
         for block in self.blocks:

@@ -1,7 +1,7 @@
 """The answer of a study in one sentence, computed from its numbers and labelled for what it is.
 
 A search is exploratory: its trials chose themselves by their values. So the sentence orders and
-counts, and says nothing of significance; verdicts are the business of `hmoe confirm`.
+counts, and says nothing of significance; a verdict needs a confirmation on fresh, paired seeds.
 """
 
 from hmoe.report.numbers import count, number, plus_minus
@@ -13,6 +13,7 @@ from hmoe.report.tables import (
     quality_of,
     trials,
     value,
+    varied_params,
 )
 from hmoe.tracking import Objective, Study
 
@@ -31,9 +32,11 @@ def answer(study: Study) -> str:
         parts.append(f"by mean {_named(balance)} it is {_order(even, balance)}")
     seeds = sorted({row.num_seeds for row in rows})
     few = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else count(seeds[0], "seed")
+    varied = " and ".join(varied_params(study))
+    also = f", between which {varied} varied too" if varied else ""
     parts.append(
-        f"this rests on {few} per arm of a search, so the order is a lead and not a finding: "
-        "hmoe confirm repeats the best on fresh seeds"
+        f"this rests on {few} per arm{also}, so the order is a lead and not a finding until it is "
+        "confirmed on fresh seeds"
     )
     return f"Exploratory: {'; '.join(parts)}."
 

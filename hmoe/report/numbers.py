@@ -25,8 +25,8 @@ def number(value: float | None) -> str:
     if value == int(value) and size < _IN_FULL:
         text = f"{int(size):,}"
     elif size >= _IN_FULL or size < _SMALL:
-        mantissa, _, exponent = f"{size:.{_DIGITS - 1}e}".partition("e")
-        text = f"{mantissa} × 10{str(int(exponent)).translate(_SUPERSCRIPT)}"
+        mantissa, _, power = f"{size:.{_DIGITS - 1}e}".partition("e")
+        text = f"{mantissa} × 10{str(int(power)).translate(_SUPERSCRIPT)}"
     else:
         # One rounding decides the number of digits before the point (9.99996 is 10.00).
         exponent = int(f"{size:.{_DIGITS - 1}e}".partition("e")[2])

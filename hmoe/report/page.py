@@ -14,7 +14,9 @@ from plotly.offline import get_plotlyjs
 from hmoe.report import numbers
 from hmoe.report.answer import answer, better
 from hmoe.report.circumstances import circumstances
-from hmoe.report.figures import colour, curve_figure, load_figures, pareto_figure
+from hmoe.report.figures import curve_figure, pareto_figure
+from hmoe.report.loads import load_figures
+from hmoe.report.style import look_of
 from hmoe.report.tables import (
     Spread,
     arm_rows,
@@ -74,7 +76,7 @@ def html(study: Study) -> str:
             balance_rows=balance_rows(study),
             trials=trials(study),
             value=value,
-            colour=lambda arm: colour(study, arm),
+            colour=lambda arm: look_of(study, arm).colour,
         )
     )
 
@@ -119,6 +121,7 @@ def _environment(markdown: bool = False) -> Environment:
         "spread": _spread,
         "ended": _ended,
         "tree": lambda text: text.replace('"', "") or "none",
+        "setting": _setting,
         "code": lambda text: _Code(text.replace("\n", " ")),
     }
     return environment
@@ -130,6 +133,14 @@ def _spread(spread: Spread | None) -> str:
 
 def _ended(states: Mapping[str, int]) -> str:
     return ", ".join(f"{n}\u00a0{state}" for state, n in states.items()) or numbers.NOTHING
+
+
+def _setting(text: str) -> str:
+    """A swept setting: a number like all numbers, anything else as it is."""
+    try:
+        return numbers.number(float(text))
+    except ValueError:
+        return text or numbers.NOTHING
 
 
 class _Code(str):

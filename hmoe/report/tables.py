@@ -1,6 +1,6 @@
 """Pure functions from a study to the rows of the report's tables. No text layout, no HTML.
 
-Only trials count here: confirmation seeds are judged by `hmoe confirm`, with intervals.
+Only trials of the search count here, not runs made to confirm it.
 """
 
 from collections import Counter
@@ -216,7 +216,7 @@ def contract_check(study: Study) -> ContractCheck | None:
 
 def balance_rows(study: Study) -> list[BalanceRow]:
     """Load statistics on the validation set, per arm and level, over complete trials."""
-    rows = []
+    rows: list[BalanceRow] = []
     for arm in arms(study):
         complete = [r for r in trials(study) if r.arm == arm and r.state == "complete"]
         levels = sorted({k.rpartition("/")[2] for r in complete for k in r.metrics if _is_load(k)})

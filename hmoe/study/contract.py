@@ -5,11 +5,12 @@ Costs are worked out on models without memory, so a plan takes a second.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 from omegaconf import DictConfig, OmegaConf
 
 from hmoe.config import compose, keys
-from hmoe.errors import ConfigError
+from hmoe.errors import ConfigError, nearest
 from hmoe.models import Cost, cost
 from hmoe.study.spec import Sweep
 from hmoe.training import assemble
@@ -87,20 +88,28 @@ def _turn(sweep: Sweep, arm: PlannedArm, target: float) -> PlannedArm:
     """The arm with its dial at the width that comes closest to the target."""
     dial = sweep.arms[arm.name].dial
     assert dial is not None
-    if dial not in keys(arm.cfg) or not isinstance(OmegaConf.select(arm.cfg, dial), int):
+    where = f"sweep {sweep.name}: arms.{arm.name}.dial = {dial}"
+    known = keys(arm.cfg)
+    if dial not in known or type(OmegaConf.select(arm.cfg, dial)) is not int:
         raise ConfigError(
-            f"sweep {sweep.name}: arms.{arm.name}.dial = {dial}: must be a whole number of the "
-            "arm's configuration, such as experts.hidden_dim."
+            f"{where}: must be a whole number of the arm's configuration, such as "
+            f"experts.hidden_dim.{'' if dial in known else nearest(dial, known)}"
         )
 
-    def at(width: int) -> float:
+    @cache
+    def at(steps: int) -> float:
         cfg = OmegaConf.merge(arm.cfg)
-        OmegaConf.update(cfg, dial, width)
+        OmegaConf.update(cfg, dial, _STEP * steps)
         return getattr(cost(assemble(cfg, device="meta").model), sweep.contract.match)
 
-    # Every cost is a straight line in a width: two points give the crossing.
-    low, high = at(_STEP), at(2 * _STEP)
-    steps = 1 + (target - low) / (high - low) if high != low else 1
-    nearest_steps = {max(1, int(steps)), max(1, int(steps) + 1)}
-    width = min((_STEP * s for s in nearest_steps), key=lambda w: abs(at(w) - target))
+    if at(2) <= at(1):
+        raise ConfigError(f"{where}: {sweep.contract.match} does not grow with it.")
+    # Costs grow with a width, not always in a straight line: double, then halve the interval.
+    low, high = 1, 2
+    while at(high) < target:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if at(middle) < target else (low, middle)
+    width = _STEP * min((low, high), key=lambda steps: abs(at(steps) - target))
     return _plan_arm(sweep, arm.name, [*arm.overrides, f"{dial}={width}"])

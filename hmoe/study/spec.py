@@ -97,7 +97,7 @@ class Arm(_Section):
 class Contract(_Section):
     """Every arm must cost what `reference` costs in `match`, up to a share of `tolerance`."""
 
-    match: Literal["active_params", "params", "flops_per_token", "train_flops"]
+    match: Literal["active_params", "params", "flops_per_token"]
     reference: str
     tolerance: float = Field(default=0.02, ge=0, lt=1)
 

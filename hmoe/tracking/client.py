@@ -1,6 +1,8 @@
 """Where the MLflow store of a runs folder lies, and how it is opened and searched."""
 
+import fcntl
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,9 +41,10 @@ def open_client(runs: Path) -> MlflowClient:
     """A client of the store under `runs`; the first call makes or updates its tables.
 
     No global state: `mlflow.set_tracking_uri` is never called, so that a host program's own use
-    of MLflow goes on undisturbed.
+    of MLflow goes on undisturbed. One process at a time: two that make the tables of one fresh
+    database spoil each other's.
     """
-    with _quiet():
+    with _quiet(), _alone(runs):
         client = MlflowClient(tracking_uri=tracking_uri(runs))
         client.search_experiments(max_results=1)
     return client
@@ -62,6 +65,17 @@ def search(client: MlflowClient, experiments: Sequence[str], where: str) -> Iter
         token = page.token
         if not token:
             return
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder; the system lets go of it however this process ends."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from mlflow.entities import Run as MlflowRun
 
 from hmoe.errors import ConfigError, nearest
 from hmoe.tracking.client import PARENT, artifact_root, check_store, open_client, search
+from hmoe.tracking.record import STATUS
 
 _KIND = "tags.`hmoe.kind` = 'sweep'"
 
@@ -179,14 +180,14 @@ def _contract(tag: Mapping[str, Any]) -> Contract | None:
 
 def _run(run: MlflowRun, runs: Path) -> Run:
     info, tags, metrics = run.info, run.data.tags, run.data.metrics
-    running = info.status == "RUNNING"
+    state = _state(info.status, tags.get("hmoe.state", ""))
     return Run(
         id=info.run_id,
         name=info.run_name,
         kind=tags.get("hmoe.kind", ""),
         arm=tags.get("hmoe.arm", ""),
         seed=int(tags["hmoe.seed"]) if "hmoe.seed" in tags else None,
-        state="running" if running else tags.get("hmoe.state", info.status.lower()),
+        state=state,
         status=info.status,
         tree=tags.get("hmoe.tree", ""),
         command=tags.get("hmoe.command", ""),
@@ -197,8 +198,16 @@ def _run(run: MlflowRun, runs: Path) -> Run:
         cost={k.removeprefix("cost/"): v for k, v in metrics.items() if k.startswith("cost/")},
         level_loads=_level_loads(info.artifact_uri, runs),
         start_ms=info.start_time,
-        end_ms=None if running else info.end_time,
+        end_ms=None if state == "running" else info.end_time,
     )
+
+
+def _state(status: str, tag: str) -> str:
+    """How a run ended; from MLflow's status alone where other hands than hmoe's closed it."""
+    if status == "RUNNING":
+        return "running"
+    by_hand = {"FINISHED": "complete", "FAILED": "failed"}
+    return tag if STATUS.get(tag) == status else by_hand.get(status, "interrupted")
 
 
 def _level_loads(artifact_uri: str, runs: Path) -> dict[str, LevelLoad]:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ STATUS = {
     "interrupted": "KILLED",
 }
 
-# Settings that matter whatever is swept; those that a config lacks are left out.
+# Settings that matter whatever is swept; those that a config lacks are left out. * is any key.
 PARAMS = (
     "seed",
     "tree.spec",
@@ -29,10 +29,11 @@ PARAMS = (
     "selection.k",
     "experts._target_",
     "experts.hidden_dim",
-    "balance.terms",
+    "balance.terms.*.weight",
+    "balance.bias.rate",
     "model._target_",
     "model.dim",
-    "model.num_layers",
+    "model.depth",
     "data._target_",
     "data.batch_size",
     "optim._target_",
@@ -63,12 +64,13 @@ def read_result(folder: Path) -> dict[str, Any] | None:
         result = json.loads(path.read_text())
     except ValueError as error:
         raise DataError(f"{path} is not JSON: {error}") from error
-    return redact(result) | {"command": redact_command(str(result.get("command", "")))}
+    clean: dict[str, Any] = redact(result)
+    return clean | {"command": redact_command(str(result.get("command", "")))}
 
 
 def chosen_params(config: Mapping[str, Any]) -> dict[str, str]:
     """Those of `PARAMS` that the config has, as text."""
-    found = {key: _at(config, key) for key in PARAMS}
+    found = {key: value for pattern in PARAMS for key, value in _find(config, pattern.split("."))}
     return {key: as_text(value) for key, value in found.items() if value is not None}
 
 
@@ -104,11 +106,13 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def _at(config: Mapping[str, Any], key: str) -> Any:
-    node: Any = config
-    for part in key.split("."):
-        node = node.get(part) if isinstance(node, Mapping) else None
-    return node
+def _find(node: Any, pattern: Sequence[str], path: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a nested config whose keys match, with their keys in full."""
+    if not pattern:
+        yield path.removeprefix("."), node
+    elif isinstance(node, Mapping):
+        for key in node if pattern[0] == "*" else {pattern[0]} & set(node):
+            yield from _find(node[key], pattern[1:], f"{path}.{key}")
 
 
 def _finite(key: str, value: Any) -> Iterator[tuple[str, float]]:

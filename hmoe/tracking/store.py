@@ -59,13 +59,13 @@ class Store:
         known = self._client.get_experiment_by_name(name)
         if known is None:
             root = artifact_root(self.runs)
-            return self._client.create_experiment(name, artifact_location=str(root / name))
+            return str(self._client.create_experiment(name, artifact_location=str(root / name)))
         if known.lifecycle_stage != "active":
             raise ConfigError(
                 f"study = {name!r}: a study of that name was deleted in MLflow and is still in its "
                 "bin. Choose another name, or restore it or delete it for good (`mlflow gc`)."
             )
-        return known.experiment_id
+        return str(known.experiment_id)
 
     def start_study(
         self,
@@ -100,7 +100,7 @@ class Store:
         }
         found = list(search(self._client, [experiment], "tags.`hmoe.kind` = 'sweep'"))
         if found:
-            run_id = found[-1].info.run_id
+            run_id = str(found[-1].info.run_id)
             del all_tags["hmoe.command"]
             self._resume(run_id)
         else:

@@ -24,8 +24,8 @@ def test_the_sentence_by_hand():
         "dense 3.100 ± 0.141 (best 3, n = 2); "
         "by mean val/load/cv/expert (lower is better) it is "
         "flat 0.5000 ± 0.1414, tree 0.9000 ± 0.1414; "
-        "this rests on 2 seeds per arm of a search, so the order is a lead and not a finding: "
-        "hmoe confirm repeats the best on fresh seeds."
+        "this rests on 2 seeds per arm, so the order is a lead and not a finding until it is "
+        "confirmed on fresh seeds."
     )
 
 
@@ -33,13 +33,18 @@ def test_the_order_follows_the_direction():
     runs = [make_run("low", 0.5), make_run("high", 0.9)]
     text = answer(make_study(runs, objectives=(Objective("val/loss", "maximize"), BALANCE)))
     assert "(higher is better) the order is high 0.9000 (best 0.9000, n = 1), low" in text
-    assert "it is" not in text  # neither arm has a balance
+    assert "val/load" not in text  # neither arm has a balance
     assert "on 1 seed per arm" in text
 
 
 def test_unequal_numbers_of_seeds_are_said():
     runs = [make_run("a", 1.0), make_run("b", 1.0, seed=0), make_run("b", 2.0, seed=1)]
     assert "on 1 to 2 seeds per arm" in answer(make_study(runs))
+
+
+def test_settings_that_vary_between_the_trials_are_said():
+    runs = [make_run("a", 1.0, seed=i, swept=("lr",), params={"lr": str(i)}) for i in range(2)]
+    assert "2 seeds per arm, between which lr varied too, so" in answer(make_study(runs))
 
 
 def test_without_results_there_is_no_answer():

@@ -1,12 +1,8 @@
 """Figures: what is drawn where, one colour per arm, readable colours."""
 
-from hmoe.report.figures import (
-    COLOURS,
-    colour,
-    curve_figure,
-    load_figures,
-    pareto_figure,
-)
+from hmoe.report.figures import curve_figure, pareto_figure
+from hmoe.report.loads import load_figures
+from hmoe.report.style import COLOURS, look_of
 from hmoe.report.tables import quality_of
 from hmoe.tracking import Objective
 from tests.report.hand import curve, level, make_run, make_study
@@ -44,6 +40,13 @@ def test_points_show_their_command_on_hover():
     assert all("hmoe train arm=flat seed=" in text for text in points.hovertext)
 
 
+def test_quotation_marks_stay_as_they_are_for_plotly_does_not_decode_them():
+    run = make_run("a", 1.0, 1.0, tree='{"x": 2}', command="hmoe train 'tree.spec={\"x\": 2}' <&>")
+    (text,) = pareto_figure(make_study([run])).data[0].hovertext
+    assert '{"x": 2}' in text
+    assert "hmoe train 'tree.spec={\"x\": 2}' &lt;&amp;&gt;" in text
+
+
 def test_without_results_there_is_no_figure():
     study = make_study([make_run("a", state="failed")])
     assert pareto_figure(study) is None
@@ -78,7 +81,7 @@ def test_loads_are_drawn_with_names_and_even_load():
 
 def test_an_arm_has_one_colour_everywhere():
     study = study_of_two()
-    flat = colour(study, "flat")
+    flat = look_of(study, "flat").colour
     points = next(t for t in pareto_figure(study).data if t.name == "flat")
     mean = curve_figure(study, quality_of(study)).data[1]
     bars = load_figures(study)[0][1].data[0]

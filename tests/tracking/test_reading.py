@@ -5,6 +5,7 @@ import shutil
 import time
 
 import pytest
+from mlflow import MlflowClient
 
 from hmoe.errors import ConfigError
 from hmoe.tracking import Objective, read_study, study_names, with_history
@@ -108,6 +109,20 @@ def test_a_pause_is_left_out_of_the_seconds(tmp_path):
     seconds = [p.seconds for p in run.history["a"]]
     assert seconds[:2] == [0, 10]
     assert seconds[2] == pytest.approx(14, abs=1)
+
+
+def test_a_run_closed_by_other_hands_has_the_state_of_its_status(tmp_path):
+    store = empty_store(tmp_path)
+    parent = store.start_study(
+        "s", question="?", objectives=OBJECTIVES, contract={}, arms=["a"], command="c"
+    )
+    folders = [tmp_path / str(i) for i in range(3)]
+    for folder, status in zip(folders, ("FINISHED", "FAILED", "KILLED"), strict=True):
+        about = {"study": "s", "kind": "trial", "name": "r", "arm": "a", "seed": 0, "command": "c"}
+        run_id = store.start_run(folder, parent=parent, **about)
+        MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db").set_terminated(run_id, status)
+    states = [run.state for run in read_study(tmp_path, "s").runs]
+    assert states == ["complete", "failed", "interrupted"]
 
 
 def test_a_runs_folder_may_move(runs, tmp_path):

@@ -91,6 +91,15 @@ def test_a_new_store_is_made_quietly_and_sends_no_telemetry(tmp_path):
     assert (runs / "mlflow.db").is_file()
 
 
+@pytest.mark.slow
+def test_processes_that_make_one_store_at_once_all_succeed(tmp_path):
+    script = "import sys; from pathlib import Path; from hmoe.tracking import Store; "
+    script += "Store(Path(sys.argv[1])).experiment(sys.argv[2])"
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    started = [subprocess.Popen([*command, f"s{i}"]) for i in range(3)]
+    assert [process.wait(100) for process in started] == [0, 0, 0]
+
+
 def test_opening_a_store_leaves_the_levels_of_loggers_as_they_were(store):
     logging.getLogger("alembic").setLevel(logging.ERROR)
     Store(store.runs)
@@ -269,6 +278,21 @@ def test_every_end_has_its_status(store, client, folder, state, status):
     run = client.get_run(run_id)
     assert (run.info.status, run.data.tags["hmoe.state"]) == (status, state)
     assert run.data.tags["hmoe.reason"] == "because"
+
+
+def test_params_that_matter_are_found_in_the_config(store, client, folder):
+    run_id = start_run(store, folder)
+    (folder / "config.yaml").write_text(
+        "balance: {terms: {switch: {weight: 0.1}, z: {weight: [1, 2]}}, bias: null}\n"
+        "tree: {spec: {a: 2, b: 3}}\nmodel: {depth: 2, ffn: {depth: 9}}\n"
+    )
+    store.finish(run_id, folder, state="failed")
+    assert client.get_run(run_id).data.params == {
+        "balance.terms.switch.weight": "0.1",
+        "balance.terms.z.weight": "[1, 2]",
+        "tree.spec": '{"a": 2, "b": 3}',
+        "model.depth": "2",
+    }
 
 
 def test_an_unknown_state_is_refused_with_the_nearest(store, folder):
