@@ -136,11 +136,12 @@ def _ended(states: Mapping[str, int]) -> str:
 
 
 def _setting(text: str) -> str:
-    """A swept setting: a number like all numbers, anything else as it is."""
+    """A swept setting: 0.001 as it was given, other numbers like all, anything else as it is."""
     try:
-        return numbers.number(float(text))
+        shown = numbers.number(float(text))
     except ValueError:
         return text or numbers.NOTHING
+    return shown.rstrip("0").rstrip(".") if "." in shown and "×" not in shown else shown
 
 
 class _Code(str):

@@ -257,7 +257,7 @@ def varied_params(study: Study) -> list[str]:
     """Keys of the swept params that differ between trials."""
     found = trials(study)
     keys = dict.fromkeys(key for run in found for key in run.swept)
-    return [key for key in keys if len({run.params.get(key) for run in found}) > 1]
+    return [key for key in keys if len({run.params[key] for run in found if key in run.params}) > 1]
 
 
 def _mean_cost(runs: Iterable[Run], key: str) -> float | None:

@@ -7,9 +7,12 @@ the MLflow run as what the run folder says, and nothing is left RUNNING.
 import json
 import multiprocessing
 import signal
+import sys
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
+
+from hmoe.errors import HmoeError
 
 _SECONDS = 2.0
 
@@ -42,20 +45,15 @@ def _follow(runs: Path, folder: Path, about: dict[str, Any], pipe: Connection) -
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     from hmoe.tracking.store import Store
 
-    store = Store(runs)
-    run_id = None
-    ended = False
-    while not ended:
-        # Looked at before the upload, so that the last lines are uploaded after the end.
-        ended = bool(wait([pipe], timeout=_SECONDS))
-        if run_id is None and (folder / "events.jsonl").exists():
-            # A run that failed before its first number, on bad input, leaves no trace.
-            run_id = store.start_run(folder, **about)
-        if run_id is not None:
+    try:
+        store = Store(runs)
+        run_id = store.start_run(folder, **about)
+        while not wait([pipe], timeout=_SECONDS):
             store.append_events(run_id, folder)
-    if run_id is not None:
         state, reason = _how_it_ended(folder)
         store.finish(run_id, folder, state=state, reason=reason)
+    except HmoeError as error:
+        print(f"this run is not in MLflow: {error}", file=sys.stderr)
 
 
 def _how_it_ended(folder: Path) -> tuple[str, str | None]:

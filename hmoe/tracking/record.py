@@ -98,6 +98,8 @@ def result_tags(result: Mapping[str, Any]) -> dict[str, str]:
         "mlflow.source.git.commit": "git_commit",
     }
     found = {tag: result.get(key) for tag, key in names.items()}
+    if result.get("cost", {}).get("num_mixtures") == 0:
+        del found["hmoe.tree"]  # the dense control is configured with a tree that it does not use
     return {tag: as_text(value) for tag, value in found.items() if value not in (None, "")}
 
 

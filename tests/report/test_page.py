@@ -63,7 +63,8 @@ def test_the_page_holds_all_its_parts(page):
         *("pareto", "quality-curve", "balance-curve"),
         *(f"load-{i}" for i in range(4)),
     }
-    assert page.count('<td class="command"><code>hmoe train') == 18
+    assert '<td class="n">0.001<td' in page
+    assert page.count("<code>hmoe train") == 18
 
 
 def test_a_broken_contract_shows_a_red_banner_and_a_kept_one_does_not(page):

@@ -170,7 +170,8 @@ def test_only_settings_that_differ_are_shown():
         make_run("a", seed=i, swept=("lr", "dim"), params={"lr": str(i), "dim": "8", "x": str(i)})
         for i in range(2)
     ]
-    assert varied_params(make_study(runs)) == ["lr"]
+    lacks_both = make_run("dense", swept=())
+    assert varied_params(make_study([*runs, lacks_both])) == ["lr"]
 
 
 def test_curves_over_steps_by_hand():

@@ -4,6 +4,7 @@ Used by the tests of tracking and of the report. The numbers are invented but ha
 ones; every trial is a pure function of its arm and seed.
 """
 
+import atexit
 import json
 import math
 import random
@@ -67,6 +68,7 @@ ARMS = (
 def _empty_database() -> Path:
     """A store with its tables; making one takes seconds, copying it does not."""
     folder = Path(tempfile.mkdtemp(prefix="hmoe-test-store-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     Store(folder)
     return folder / "mlflow.db"
 
@@ -158,13 +160,14 @@ def write_trial(folder: Path, arm: Arm, seed: int, lr: float, steps: int = 1000)
         cost={
             "params": active * (4 if arm.levels else 1),
             "active_params": active,
+            "num_mixtures": 2 * bool(arm.levels),
             "gate_params": 800 * len(arm.levels),
             "flops_per_token": 2.0 * active,
             "train_flops": 6.0 * active * steps * 4096,
             "seconds": steps / speed,
             "tokens": steps * 4096,
         },
-        tree=arm.tree,
+        tree=arm.tree or "4x4",  # a dense control has a tree in its config, and does not use it
         level_loads=loads,
         seed=seed,
         command=_command(arm, seed, lr),
