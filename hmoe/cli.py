@@ -39,26 +39,33 @@ def train(overrides: Sequence[str]) -> int:
     folder = runs / "train" / name
     if (folder / "result.json").exists():
         raise ConfigError(f"name = {name}: the run in {folder} is complete. Choose another name.")
-    _make_folder(folder)
     command = shlex.join(["hmoe", "train", *overrides])
-    from hmoe.tracking import Follower
-
     about = {"study": "train", "kind": "train", "name": name, "arm": name}
     about |= {"seed": cfg.seed, "command": command}
-    follower = Follower(runs=runs, folder=folder, about=about)
+    follower = None
+
+    def follow() -> None:
+        from hmoe.tracking import Follower
+
+        nonlocal follower
+        (folder / "failure.json").unlink(missing_ok=True)
+        follower = Follower(runs=runs, folder=folder, about=about)
+
     try:
         from hmoe.training import train as train_run
 
-        result = train_run(cfg, folder, command=command, progress=True)
+        result = train_run(cfg, folder, command=command, progress=True, on_start=follow)
     except (KeyboardInterrupt, SystemExit):
         again = overrides if cfg.name else [*overrides, f"name={name}"]
         print(f"stopped; go on with: {shlex.join(['hmoe', 'train', *again])}", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
-        (folder / "failure.json").write_text(json.dumps({"message": str(error)}))
+        if follower is not None:
+            (folder / "failure.json").write_text(json.dumps({"message": str(error)}))
         raise
     finally:
-        follower.finish()
+        if follower is not None:
+            follower.finish()
     _print_result(result)
     print(folder / "result.json")
     return 0 if result["state"] == "complete" else 1
@@ -233,17 +240,6 @@ def _options(overrides: Sequence[str], defaults: dict[str, Any]) -> dict[str, An
             )
         options[parsed.key_or_group] = parsed.value()
     return options
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "failure.json").unlink(missing_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"runs: the folder {folder} cannot be written ({error.strerror}). Choose another "
-            "with runs=<folder>."
-        ) from error
 
 
 def _print_result(result: dict[str, Any]) -> None:

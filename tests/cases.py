@@ -1,12 +1,13 @@
 """Every tree and variant once, in canonical small instances: the one place to add to."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 
 from hmoe.layer import BottomUp, HMoE, Mlp, Routing, SwiGlu, TopDown, Tree, descend, soft, top_k
 from hmoe.layer.tree_ops import sibling_softmax
+from hmoe.models import Dense, ResidualMlp, Transformer
 
 TREES = {
     "flat": [8],
@@ -40,6 +41,20 @@ CASES = [
     if not (selection.startswith("beam") and tree == "flat")
 ]
 DIM = 8
+MODELS = {
+    "mlp": partial(ResidualMlp, in_dim=5, out_dim=3, dim=DIM, depth=2),
+    "transformer": partial(
+        Transformer,
+        in_dim=11,
+        out_dim=7,
+        context=6,
+        dim=DIM,
+        depth=3,
+        num_heads=2,
+        ffn_blocks=[0, 2],
+        plain_ffn=partial(Dense, experts=partial(Mlp, hidden_dim=16, implementation="loop")),
+    ),
+}
 
 
 def make_layer(
@@ -47,13 +62,25 @@ def make_layer(
 ) -> HMoE:
     """A small layer of a named combination."""
     torch.manual_seed(seed)
-    return HMoE(
+    return mixture(tree, selection, gate, experts)(dim=DIM)
+
+
+def mixture(
+    tree: str, selection: str, gate: str = "top_down", experts: str = "mlp"
+) -> Callable[..., HMoE]:
+    """The feed-forward of a model, a mixture: called as ffn(dim=)."""
+    return partial(
+        HMoE,
         tree=Tree.from_spec(TREES[tree]),
         gate=GATES[gate],
         selection=SELECTIONS[selection],
         experts=EXPERTS[experts],
-        dim=DIM,
     )
+
+
+def dense(experts: str = "mlp") -> Callable[..., Dense]:
+    """The feed-forward of a dense control: called as ffn(dim=)."""
+    return partial(Dense, experts=EXPERTS[experts])
 
 
 def make_routing(
@@ -71,3 +98,8 @@ def make_routing(
         torch.ones(len(expert_R)),
         probs_TN,
     )
+
+
+def make_input(model: str, batch: int = 4) -> torch.Tensor:
+    """An input of one of `MODELS`."""
+    return torch.randn(batch, 5) if model == "mlp" else torch.randint(0, 11, (batch, 6))

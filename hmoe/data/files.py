@@ -21,15 +21,17 @@ def read_text_files(root: Path, keep: Callable[[str], bool]) -> dict[str, bytes]
         Content by relative path, sorted by path.
     """
     if root.is_file():
-        paths = {root.name: root}
+        paths = {root.name: str(root)}
     else:
         paths = {}
         for folder, subfolders, names in os.walk(root):
             subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+            here = Path(folder).relative_to(root)
+            # As text: a library with packages beside it has so many files that paths take seconds.
+            below = "" if here == Path() else f"{here.as_posix()}/"
             for name in names:
-                path = Path(folder, name)
                 if not name.startswith("."):
-                    paths[path.relative_to(root).as_posix()] = path
+                    paths[below + name] = os.path.join(folder, name)
     contents = {name: _text(paths[name]) for name in sorted(paths) if keep(name)}
     return {name: content for name, content in contents.items() if content}
 
@@ -39,10 +41,10 @@ def path_fraction(path: str) -> float:
     return int.from_bytes(hashlib.sha256(path.encode()).digest()[:4]) / 2**32
 
 
-def _text(path: Path) -> bytes:
+def _text(path: str) -> bytes:
     """Return the content of a UTF-8 file, nothing for any other."""
     try:
-        content = path.read_bytes()
+        content = Path(path).read_bytes()
         content.decode()
     except (OSError, UnicodeDecodeError):
         return b""

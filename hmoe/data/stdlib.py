@@ -11,7 +11,7 @@ between runs of one `digest`.
 """
 
 import sysconfig
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from hmoe.data.byte_language import ByteLanguage, Piece
 from hmoe.data.checks import data_error
@@ -68,7 +68,7 @@ def stdlib_root() -> Path:
 
 def is_library_source(path: str) -> bool:
     """Say whether the file at `path`, relative to the library, is in the set."""
-    parts = PurePosixPath(path).parts
+    parts = path.split("/")
     return (
         path.endswith(".py")
         and (INSTALLED | TESTS | GENERATED).isdisjoint(parts)

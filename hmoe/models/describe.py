@@ -33,7 +33,7 @@ def draw(tree: Tree) -> str:
     children: dict[int, list[int]] = {ROOT: []}
     for node, parent in enumerate(tree.parent_N):
         children.setdefault(parent, []).append(node)
-    lines = [f"company ({tree.num_experts} experts, {tree.num_levels} levels)"]
+    lines = [f"company ({tree.num_experts} experts, {_counted(tree.num_levels, 'level')})"]
 
     def below(node: int, indent: str) -> None:
         own = children[node]
@@ -48,7 +48,11 @@ def draw(tree: Tree) -> str:
             if child in children:
                 below(child, indent + ("    " if last else "|   "))
         if hidden:
-            lines.append(f"{indent}`-- ... {len(hidden)} more experts")
+            lines.append(f"{indent}`-- ... {_counted(len(hidden), 'more expert')}")
 
     below(ROOT, "")
     return "\n".join(lines)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -25,19 +26,21 @@ def plan_table(sweep: Sweep, arms: Sequence[PlannedArm]) -> Table:
     """Arms with their trees, costs (FLOPs per token), deviations, and how many trials each gets."""
     contract = sweep.contract
     title = (
-        f"{sweep.question}\n{sweep.budget.trials} trials, {contract.match} of "
+        f"{sweep.question}\n{sweep.budget.trials} trials, {sweep.trials_per_arm} an arm, "
+        f"{contract.match} of "
         f"'{contract.reference}' within {contract.tolerance:.0%}"
     )
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("arm")
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE, padding=(0, 1)
+    )
+    table.add_column("arm", no_wrap=True)
     table.add_column("tree")
-    for column in ("trials", "steps", "params", "active", "gates", "FLOPs", "off by"):
+    for column in ("steps", "params", "active", "gates", "FLOPs", "off by"):
         table.add_column(column, justify="right")
     for arm in arms:
         table.add_row(
             arm.name,
             _tree(arm.tree),
-            str(sweep.trials_per_arm),
             str(arm.cfg.trainer.max_steps),
             _short(arm.cost.params),
             _short(arm.cost.active_params),
@@ -57,7 +60,7 @@ def _short(number: float) -> str:
     """Four digits and a unit."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= size:
-            return f"{number / size:.4g} {unit}"
+            return f"{number / size:.4g}{unit}"
     return f"{number:.0f}"
 
 
@@ -98,8 +101,13 @@ def status_table(sweep: Sweep, arms: Sequence[PlannedArm], runs: Path) -> Table:
     """Per arm how many trials have ended and how, and the best value of each objective."""
     search = Search(sweep, arms, runs)
     ended, running = search.ended(), search.running()
-    table = Table(title=f"{sweep.name}: {sweep.question}", title_justify="left")
-    table.add_column("arm")
+    table = Table(
+        title=f"{sweep.name}: {sweep.question}",
+        title_justify="left",
+        box=box.SIMPLE,
+        padding=(0, 1),
+    )
+    table.add_column("arm", no_wrap=True)
     for column in ("planned", "complete", "failed", "running", *sweep.objectives):
         table.add_column(column, justify="right")
     for arm in arms:

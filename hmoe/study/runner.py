@@ -5,7 +5,6 @@ their exit status, say how they ended. Stop it in any way and start it again wit
 it goes on where it was.
 """
 
-import fcntl
 import json
 import os
 import shlex
@@ -20,18 +19,26 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from hmoe.config import compose, to_yaml
+from hmoe.config import compose
 from hmoe.errors import ConfigError, HmoeError
 from hmoe.study.contract import PlannedArm
 from hmoe.study.search import Search, Ticket
 from hmoe.study.space import settings_of
 from hmoe.study.spec import Sweep, diff_fingerprints, fingerprint
 from hmoe.tracking import Store
-from hmoe.training import Child, provenance
+from hmoe.training import (
+    Child,
+    changed_settings,
+    held,
+    provenance,
+    start_server,
+    write_atomically,
+    write_failure,
+)
 
 _POLL_SECONDS = 0.1
 _UPLOAD_SECONDS = 2.0
-_ATTEMPTS = 2
+_TAIL_BYTES = 65536  # of an event log: a line and more
 
 
 class SweepInterruptedError(HmoeError):
@@ -40,21 +47,41 @@ class SweepInterruptedError(HmoeError):
 
 @dataclass
 class Work:
-    """One trial under way."""
+    """One trial under way.
+
+    Attributes:
+        lost_at: newest checkpoint when its process was last lost, "" without any; None if it never
+            was.
+    """
 
     ticket: Ticket
-    cfg: DictConfig
     folder: Path
     run_id: str
     command: str
-    child: Child | None
-    attempts: int = 1
+    cfg: DictConfig | None
+    child: Child | None = None
+    lost_at: str | None = None
+
+    def start(self) -> None:
+        """Train in a process of its own, from the last checkpoint if there is one."""
+        plain = OmegaConf.to_container(self.cfg)
+        assert isinstance(plain, dict)
+        self.child = Child(cfg=plain, run=self.folder, command=self.command)
+
+    def running(self) -> bool:
+        """Whether its process is at work."""
+        return self.child is not None and self.child.running()
+
+    def newest_checkpoint(self) -> str:
+        """Name of the newest checkpoint, "" without any."""
+        return max((file.name for file in self.folder.glob("checkpoints/*.ckpt")), default="")
 
     def steps_done(self) -> int:
         """Steps by the last line of the event log."""
         try:
-            lines = (self.folder / "events.jsonl").read_text(encoding="utf-8").splitlines()
-            return json.loads(lines[-1])["step"]
+            with (self.folder / "events.jsonl").open("rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
+                return json.loads(file.read().splitlines()[-1])["step"]
         except (OSError, ValueError, IndexError):
             return 0
 
@@ -98,8 +125,10 @@ def run_sweep(
         SweepInterruptedError: Ctrl-C or SIGTERM; children are stopped, their trials queued again.
     """
     folder = runs / sweep.name
-    with _owned(folder, sweep.name):
+    busy = "wait for it, look at it with `hmoe status`, or give this sweep another name=."
+    with held(folder, f"sweep={sweep.name}", busy), _stop_signals() as stop:
         _keep_plan(folder, sweep)
+        start_server()  # loads while the stores are opened
         store = Store(runs)
         store.close_orphans(sweep.name)
         parent = store.start_study(
@@ -111,11 +140,13 @@ def run_sweep(
             command=command,
             tags=_provenance_tags(),
         )
-        search = Search(sweep, arms, runs)
-        search.recover()
         state = "interrupted"
         try:
-            _Loop(sweep, arms, runs, search, store, parent, show).run()
+            search = Search(sweep, arms, runs)
+            search.recover()
+            _Loop(sweep, arms, runs, search, store, parent, show).run(stop)
+            if stop:
+                raise SweepInterruptedError(f"stopped; go on with: {command}")
             state = "complete"
         finally:
             store.finish_study(parent, state=state)
@@ -139,30 +170,28 @@ class _Loop:
         self.parent, self._show = parent, show
         self.total_steps = sum(arm.cfg.trainer.max_steps for arm in arms) * sweep.trials_per_arm
         self.under_way: list[Work] = []
+        self._all_begun = False
 
-    def run(self) -> None:
+    def run(self, stop: Sequence[int]) -> None:
+        """Work until every trial has ended or `stop` holds a signal."""
         uploaded = time.monotonic()
         try:
-            with _sigterm_as_interrupt():
-                while self._fill() or self.under_way:
-                    for work in list(self.under_way):
-                        if work.child is None or not work.child.running():
-                            self._ended(work)
-                    if time.monotonic() - uploaded > _UPLOAD_SECONDS:
-                        for work in self.under_way:
-                            self.store.append_events(work.run_id, work.folder)
-                        self.show()
-                        uploaded = time.monotonic()
-                    time.sleep(_POLL_SECONDS)
-        except KeyboardInterrupt:
-            raise SweepInterruptedError(
-                f"sweep {self.sweep.name} was stopped; the same command goes on where it stopped."
-            ) from None
+            while not stop and (self.under_way or not self._all_begun):
+                self._fill()
+                for work in [work for work in self.under_way if not work.running()]:
+                    self._ended(work)
+                if time.monotonic() - uploaded > _UPLOAD_SECONDS:
+                    for work in self.under_way:
+                        self.store.append_events(work.run_id, work.folder)
+                    self.show()
+                    uploaded = time.monotonic()
+                time.sleep(_POLL_SECONDS)
         finally:
             # Reached with work under way only by a stop or a defect: leave nothing running.
             for work in self.under_way:
                 if work.child is not None:
                     work.child.stop()
+            for work in self.under_way:
                 self.search.interrupt(work.ticket)
                 self.store.finish(work.run_id, work.folder, state="interrupted")
 
@@ -174,21 +203,24 @@ class _Loop:
         total = self.sweep.budget.trials
         self._show(Progress(message, done, self.total_steps, len(ended), total))
 
-    def _fill(self) -> bool:
-        """Start trials while workers are free. Returns whether one was started."""
-        started = False
-        while len(self.under_way) < self.sweep.workers and (ticket := self.search.ask()):
-            self._start(ticket)
-            started = True
-        return started
+    def _fill(self) -> None:
+        """Start trials while workers are free and trials are left."""
+        while len(self.under_way) < self.sweep.workers and not self._all_begun:
+            if ticket := self.search.ask():
+                self._start(ticket)
+            self._all_begun = ticket is None
 
     def _start(self, ticket: Ticket) -> None:
         arm, seed = ticket.arm, self.sweep.seed + ticket.slot
         folder = self.runs / self.sweep.name / arm.name / f"trial_{ticket.slot:03d}"
         overrides = [*arm.overrides, *ticket.drawn, f"seed={seed}", "test=false"]
         command = shlex.join(["hmoe", "train", *overrides])
-        cfg = compose([*overrides, *self._threads(arm)])
-        if folder.exists() and _config_of(folder) != to_yaml(cfg):
+        try:
+            cfg = compose([*overrides, *self._threads(arm)])
+        except ConfigError as error:  # what was drawn does not go with this arm
+            cfg = None
+            write_failure(folder, error)
+        if cfg is not None and changed_settings(folder, cfg):
             shutil.rmtree(folder)  # left by a trial that is not this one
         run_id = self.store.start_run(
             folder,
@@ -201,15 +233,10 @@ class _Loop:
             parent=self.parent,
             swept=settings_of(ticket.drawn),
         )
-        work = Work(ticket, cfg, folder, run_id, command, None)
+        work = Work(ticket, folder, run_id, command, cfg)
         self.under_way.append(work)
-        if not (folder / "result.json").exists():
-            work.child = self._child(work)
-
-    def _child(self, work: Work) -> Child:
-        plain = OmegaConf.to_container(work.cfg)
-        assert isinstance(plain, dict)
-        return Child(cfg=plain, run=work.folder, command=work.command, progress=False)
+        if cfg is not None and not (folder / "result.json").exists():
+            work.start()
 
     def _threads(self, arm: PlannedArm) -> list[str]:
         """Cores shared among workers: two processes with two threads each fight over two cores."""
@@ -218,15 +245,15 @@ class _Loop:
         return [f"trainer.threads={max(1, (os.cpu_count() or 1) // self.sweep.workers)}"]
 
     def _ended(self, work: Work) -> None:
-        """Tell Optuna and MLflow how a trial ended; start it once more if its process was lost."""
+        """Tell Optuna and MLflow how a trial ended; let it go on if its process was lost."""
         state, reason = Child.outcome_of(work.folder, work.child)
-        if state == "killed" and work.attempts < _ATTEMPTS:
-            work.attempts += 1
-            work.child = self._child(work)
+        if state == "killed" and work.newest_checkpoint() != work.lost_at:
+            work.lost_at = work.newest_checkpoint()
+            work.start()
             self.show(f"{_label(work.ticket)}: {reason}; going on from its last checkpoint")
             return
         if state == "killed":
-            state, reason = "failed", f"{reason}, {_ATTEMPTS} times"
+            state, reason = "failed", f"{reason}, twice at the same step"
         values = None
         if state == "complete":
             metrics = json.loads((work.folder / "result.json").read_text())["metrics"]
@@ -239,39 +266,8 @@ class _Loop:
 
 
 def _label(ticket: Ticket) -> str:
-    drawn = " ".join(ticket.drawn)
-    return f"{ticket.arm.name} trial {ticket.slot + 1} ({drawn})" if drawn else ticket.arm.name
-
-
-def _config_of(folder: Path) -> str:
-    path = folder / "config.yaml"
-    return path.read_text(encoding="utf-8") if path.exists() else ""
-
-
-@contextmanager
-def _owned(folder: Path, name: str) -> Iterator[None]:
-    """Hold the study's lock; the system lets go of it however this process ends."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / "owner").open("a+")
-    except OSError as error:
-        raise ConfigError(
-            f"runs: the folder {folder} cannot be written ({error.strerror}). Choose another "
-            "with runs=<folder>."
-        ) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise ConfigError(
-                f"sweep={name}: is already running in {folder} (process {file.read().strip()}). "
-                "Wait for it, look at it with `hmoe status`, or give this one another name=."
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+    trial = f"{ticket.arm.name} trial {ticket.slot + 1}"
+    return f"{trial} ({' '.join(ticket.drawn)})" if ticket.drawn else trial
 
 
 def _keep_plan(folder: Path, sweep: Sweep) -> None:
@@ -286,7 +282,7 @@ def _keep_plan(folder: Path, sweep: Sweep) -> None:
                 + "\n  ".join(changes)
                 + "\nIts trials and new ones could not be compared. Start a new study with name=."
             )
-    path.write_text(json.dumps(now, indent=1))
+    write_atomically(path, json.dumps(now, indent=1))
 
 
 def _provenance_tags() -> Mapping[str, Any]:
@@ -299,12 +295,13 @@ def _provenance_tags() -> Mapping[str, Any]:
 
 
 @contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
+def _stop_signals() -> Iterator[Sequence[int]]:
+    """Ctrl-C and SIGTERM are noted, not raised: what is being told and stored is told whole."""
+    noted: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {n: signal.signal(n, lambda number, _: noted.append(number)) for n in numbers}
     try:
-        yield
+        yield noted
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -2,8 +2,8 @@
 
 Optuna holds the truth about which trials there are and how they ended. A trial of an arm is a
 slot, 0 to trials_per_arm - 1; slot i of every arm trains with the same seed and draws from the same
-random numbers, so that arms are paired. A trial whose process was lost is told as failed with the
-mark "interrupted" and its parameters are queued again for the same slot; a slot ends once.
+random numbers, so that arms are paired. A trial that was stopped on the way is told as failed with
+the mark "interrupted"; the next trial of its slot gets the same parameters. A slot ends once.
 """
 
 import hashlib
@@ -24,6 +24,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 _SLOT = "hmoe.slot"
+_DRAWN = "hmoe.drawn"
 _REASON = "hmoe.reason"
 _INTERRUPTED = "interrupted"
 
@@ -75,32 +76,38 @@ class Search:
         }
 
     def recover(self) -> int:
-        """Requeue the trials that a dead owner left running. Returns how many there were."""
-        lost = 0
-        for name, study in self._studies.items():
-            for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                self._requeue(name, Trial(study, trial._trial_id), trial)
-                lost += 1
-        return lost
+        """Give back the trials that a dead owner left running. Returns how many there were."""
+        lost = [
+            Trial(study, trial._trial_id)
+            for study in self._studies.values()
+            for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        ]
+        for trial in lost:
+            self._give_back(trial)
+        return len(lost)
 
     def ask(self) -> Ticket | None:
         """The next trial of the arm that has begun the fewest; None when all have begun."""
-        begun = {name: self._begun(name) for name in self.arms}
-        name = min(begun, key=lambda n: len(begun[n]))
-        if len(begun[name]) >= self.sweep.trials_per_arm:
+        slots = set(range(self.sweep.trials_per_arm))
+        left = {name: slots - self._begun(name) for name in self.arms}
+        name = max(left, key=lambda n: len(left[n]))
+        if not left[name]:
             return None
         study, arm = self._studies[name], self.arms[name]
-        slot = min(set(range(self.sweep.trials_per_arm)) - begun[name])
+        slot = min(left[name])
         study.sampler = optuna.samplers.TPESampler(
             seed=_sampler_seed(self.sweep.seed, slot), multivariate=True, group=True
         )
+        self._queue_again(study, slot)
         trial = study.ask()
         if _SLOT in trial.user_attrs:  # one that was queued again
             slot = trial.user_attrs[_SLOT]
         else:
             trial.set_user_attr(_SLOT, slot)
         space = self.sweep.search.only(keys(arm.cfg))
-        return Ticket(arm, slot, space.suggest(trial, self.sweep.settings(name)), trial)
+        drawn = space.suggest(trial, self.sweep.settings(name))
+        trial.set_user_attr(_DRAWN, drawn)
+        return Ticket(arm, slot, drawn, trial)
 
     def tell(self, ticket: Ticket, values: Sequence[float] | None, reason: str = "") -> None:
         """End a slot: with its objective values, or without and with the reason."""
@@ -114,10 +121,8 @@ class Search:
             study.tell(ticket.trial, list(values))
 
     def interrupt(self, ticket: Ticket) -> None:
-        """Put a trial that was stopped on purpose back into the queue."""
-        study = self._studies[ticket.arm.name]
-        frozen = next(t for t in study.trials if t.number == ticket.trial.number)
-        self._requeue(ticket.arm.name, ticket.trial, frozen)
+        """Give back a trial that was stopped on purpose; its slot is asked for again."""
+        self._give_back(ticket.trial)
 
     def ended(self) -> list[Ended]:
         """All slots that have ended, arm by arm."""
@@ -140,22 +145,27 @@ class Search:
         ]
 
     def _begun(self, name: str) -> set[int]:
-        """Slots that have ended or are running; those in the queue are yet to begin."""
+        """Slots that have ended or are running."""
         return {
             trial.user_attrs[_SLOT]
             for trial in self._studies[name].get_trials(deepcopy=False)
             if trial.state == TrialState.RUNNING or _is_final(trial)
         }
 
-    def _requeue(self, name: str, trial: Trial, frozen: FrozenTrial) -> None:
-        study = self._studies[name]
-        slot = frozen.user_attrs.get(_SLOT)
-        waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        # Queue first: a crash in between leaves a running trial, which is requeued once only.
-        if slot is not None and slot not in {t.user_attrs.get(_SLOT) for t in waiting}:
-            study.enqueue_trial(frozen.params, user_attrs={_SLOT: slot})
+    def _give_back(self, trial: Trial) -> None:
         trial.set_user_attr(_REASON, _INTERRUPTED)
-        study.tell(trial, state=TrialState.FAIL)
+        trial.study.tell(trial, state=TrialState.FAIL)
+
+    def _queue_again(self, study: optuna.Study, slot: int) -> None:
+        """Let the next trial have what an interrupted one of this slot had, if all was drawn.
+
+        A trial lost in the middle of its draws draws again from the start: the same numbers.
+        """
+        own = [t for t in study.get_trials(deepcopy=False) if t.user_attrs.get(_SLOT) == slot]
+        drawn = [trial for trial in own if _DRAWN in trial.user_attrs]
+        # One that waits already was queued by an owner that died before it could ask.
+        if drawn and not any(trial.state == TrialState.WAITING for trial in own):
+            study.enqueue_trial(drawn[-1].params, user_attrs={_SLOT: slot})
 
 
 def _is_final(trial: FrozenTrial) -> bool:

@@ -1,6 +1,7 @@
 """One LightningModule, one train(cfg), and children that run it in processes of their own."""
 
-from hmoe.training.child import Child
+from hmoe.training.child import Child, start_server, write_failure
+from hmoe.training.folder import changed_settings, held, write_atomically
 from hmoe.training.learner import Learner
 from hmoe.training.options import AdamW, TrainerOptions
 from hmoe.training.train import Parts, assemble, make_trainer, provenance, train
@@ -12,7 +13,12 @@ __all__ = [
     "Parts",
     "TrainerOptions",
     "assemble",
+    "changed_settings",
+    "held",
     "make_trainer",
     "provenance",
+    "start_server",
     "train",
+    "write_atomically",
+    "write_failure",
 ]

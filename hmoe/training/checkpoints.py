@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.trainer.states import TrainerFn
+
+from hmoe.training.options import TrainerOptions
 
 _DIGEST = ".sha256"
 
@@ -36,31 +40,50 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class Checkpoints(pl.Callback):
-    """Save every `every` steps to `folder`, keep the last two, carry the random state along."""
+    """Save to `folder` as the options say, keep the last two, carry along what Lightning does not.
 
-    def __init__(self, *, folder: Path, every: int) -> None:
+    A step that is validated is saved after its validation: a run that goes on from there has the
+    numbers of that validation in its event log. Carried along are the random state, so that a
+    resumed run draws what the uninterrupted one draws, and the seconds that the run has taken.
+    """
+
+    def __init__(self, *, folder: Path, options: TrainerOptions) -> None:
         self.folder = folder
-        self.every = every
+        self.options = options
         self._random_state: torch.Tensor | None = None
+        self._began = time.monotonic()
+
+    def seconds(self) -> float:
+        """Time since this was made, and what the run took before it was interrupted."""
+        return time.monotonic() - self._began
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
     ) -> None:
-        if trainer.global_step % self.every == 0:
-            trainer.save_checkpoint(self.folder / f"step_{trainer.global_step:08d}.ckpt")
-            for old in sorted(self.folder.glob("step_*.ckpt"))[:-2]:
-                old.unlink()
-                old.with_suffix(_DIGEST).unlink(missing_ok=True)
+        if not self.options.validates_at(trainer.global_step):
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._save(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"random_state": torch.get_rng_state()}
+        return {"random_state": torch.get_rng_state(), "seconds": self.seconds()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._random_state = state_dict["random_state"]
+        self._began -= state_dict["seconds"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._random_state is not None:
             torch.set_rng_state(self._random_state)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        if self.options.saves_at(trainer.global_step):
+            trainer.save_checkpoint(self.folder / f"step_{trainer.global_step:08d}.ckpt")
+            for old in sorted(self.folder.glob("step_*.ckpt"))[:-2]:
+                old.unlink()
+                old.with_suffix(_DIGEST).unlink(missing_ok=True)
 
 
 def latest(folder: Path) -> Path | None:

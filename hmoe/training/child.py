@@ -1,8 +1,8 @@
 """Children: a run trains in a process of its own, started from a server with the imports loaded.
 
 Whoever starts a child watches it, tells its outcome and talks to stores; the child only trains and
-writes files. It ignores Ctrl-C, which the parent answers, and ends when its parent is gone, so that
-no run is ever trained twice.
+writes files. It ignores Ctrl-C, which the parent answers, and ends when nobody watches it any more:
+when its parent is gone, or the server, through which the parent sees how it ends.
 """
 
 import json
@@ -12,16 +12,20 @@ import signal
 import sys
 import threading
 import traceback
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from hmoe.errors import HmoeError
+from hmoe.training.folder import write_atomically
 
 FAILURE = "failure.json"
 RESULT = "result.json"
+_GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Child:
@@ -31,18 +35,12 @@ class Child:
         cfg: the composed configuration as a plain container.
         run: the run folder.
         command: the shell command that repeats this run.
-        progress: let the child draw its bar on standard error; else that goes to `log.txt`.
     """
 
-    def __init__(self, *, cfg: dict[str, Any], run: Path, command: str, progress: bool) -> None:
-        self.run = run
+    def __init__(self, *, cfg: dict[str, Any], run: Path, command: str) -> None:
         (run / FAILURE).unlink(missing_ok=True)
-        context = multiprocessing.get_context("forkserver")
-        # Preloaded once: every later child is forked from there and starts at once.
-        context.set_forkserver_preload(["hmoe.training"])
-        self.process = context.Process(
-            target=_main, args=(cfg, run, command, progress), daemon=True
-        )
+        context = start_server()
+        self.process = context.Process(target=_main, args=(cfg, run, command), daemon=True)
         self.process.start()
 
     def running(self) -> bool:
@@ -61,35 +59,59 @@ class Child:
         The files tell, not the exit status: a process ended by a signal may well exit with 0.
         """
         if (run / RESULT).exists():
-            return json.loads((run / RESULT).read_text(encoding="utf-8"))["state"], ""
+            result = json.loads((run / RESULT).read_text(encoding="utf-8"))
+            return result["state"], result["reason"]
         if (run / FAILURE).exists():
             return "failed", json.loads((run / FAILURE).read_text(encoding="utf-8"))["message"]
         status = child.process.exitcode if child else None
         return "killed", f"its process was lost (exit status {status})"
 
 
-def _main(cfg: dict[str, Any], run: Path, command: str, progress: bool) -> None:
+def start_server() -> ForkServerContext:
+    """Start the server that children are forked from, unless it runs, and do not wait for it.
+
+    It loads the imports once, some seconds; every child then starts at once.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["hmoe.training"])
+    # A signal to the whole group is the parent's to answer. The server inherits that it is ignored.
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in _GROUP_SIGNALS}
+    try:
+        forkserver.ensure_running()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return context
+
+
+def write_failure(run: Path, error: Exception) -> None:
+    """Note in the run folder why a run failed."""
+    message = str(error) if isinstance(error, HmoeError) else f"{type(error).__name__}: {error}"
+    run.mkdir(parents=True, exist_ok=True)
+    write_atomically(run / FAILURE, json.dumps({"message": message}))
+
+
+def _main(cfg: dict[str, Any], run: Path, command: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         run.mkdir(parents=True, exist_ok=True)
-        if not progress:
-            log = os.open(run / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            os.dup2(log, sys.stderr.fileno())
-            os.dup2(log, sys.stdout.fileno())
+        log = os.open(run / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(log, sys.stderr.fileno())
+        os.dup2(log, sys.stdout.fileno())
         from hmoe.training.train import train
 
-        train(OmegaConf.create(cfg), run, command=command, progress=progress)
+        train(OmegaConf.create(cfg), run, command=command, progress=False)
     except Exception as error:
         traceback.print_exc()
-        kind = "input" if isinstance(error, HmoeError) else "error"
-        message = str(error) if kind == "input" else f"{type(error).__name__}: {error}"
-        (run / FAILURE).write_text(json.dumps({"kind": kind, "message": message}))
+        write_failure(run, error)
         sys.exit(1)
 
 
 def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
+    parent, server = multiprocessing.parent_process(), os.getppid()
     assert parent is not None, "only a child runs this"
-    wait([parent.sentinel])
+    while not wait([parent.sentinel], timeout=1.0) and os.getppid() == server:
+        pass
     os._exit(1)

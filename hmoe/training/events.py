@@ -1,6 +1,7 @@
 """EventLog: a Lightning logger that appends lines to a file. Training talks to nobody else."""
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,11 +11,13 @@ from pytorch_lightning.loggers.logger import Logger
 
 
 class EventLog(Logger):
-    """Append {"step", "time", "metrics"} to `events.jsonl`, one flushed line a call."""
+    """Append {"step", "time", "metrics"} to `events.jsonl`, one line a call."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self._file = path.open("a", encoding="utf-8")
+        path.touch()
+        _drop_torn_line(path)
+        self._path = path
         self._last: tuple[int, float] | None = None
 
     @property
@@ -38,8 +41,10 @@ class EventLog(Logger):
                 metrics["time/steps_per_s"] = (step - self._last[0]) / (now - self._last[1])
             self._last = (step, now)
         line = json.dumps({"step": step, "time": now, "metrics": metrics})
-        self._file.write(line + "\n")
-        self._file.flush()
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
 
-    def finalize(self, status: str) -> None:
-        self._file.flush()
+
+def _drop_torn_line(path: Path) -> None:
+    """Take away what a kill left of a last line, so that the next line is one of its own."""
+    os.truncate(path, path.read_bytes().rfind(b"\n") + 1)

@@ -6,6 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 
 from hmoe.balance import Balance, mixture_layers
@@ -55,6 +56,7 @@ class Learner(pl.LightningModule):
         self.loads = nn.ModuleList(LoadMetrics(tree=tree) for tree in trees)
         self.means: dict[str, MeanMetric] = {}
         self.final: dict[str, float] = {}
+        self.validated_at = -1
         self._routings: Sequence[Routing] = ()
         self._losses: list[Tensor] = []
 
@@ -78,6 +80,11 @@ class Learner(pl.LightningModule):
         self.balance.step(self.model, self._routings)
         self._routings = ()
 
+    def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
+        # Lightning refuses to clip for a fused optimiser in mixed precision, lest gradients still
+        # be scaled; bfloat16 has no scaling.
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_norm)
+
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         if self.global_step % self.options.log_every == 0:
             self._write_training()
@@ -98,6 +105,7 @@ class Learner(pl.LightningModule):
         self._evaluate(batch)
 
     def on_validation_epoch_end(self) -> None:
+        self.validated_at = self.global_step
         self._finish_evaluation("val")
 
     def on_test_epoch_start(self) -> None:
@@ -118,7 +126,7 @@ class Learner(pl.LightningModule):
         output, routings = self.model(batch["x"])
         loss = self.task.loss(output, batch["y"])
         for name, score in self.task.scores(output, batch["y"], loss).items():
-            mean = self.means.setdefault(name, MeanMetric().to(self.device))
+            mean = self.means.setdefault(name, MeanMetric(nan_strategy="disable").to(self.device))
             mean.update(score, weight=batch["y"].numel())
         for load, routing in zip(self.loads, routings, strict=True):
             load.update(routing)

@@ -96,6 +96,14 @@ class TrainerOptions:
                 "bfloat16. Use 32-true."
             )
 
+    def validates_at(self, step: int) -> bool:
+        """Whether the loop validates after this step."""
+        return step % min(self.val_every, self.max_steps) == 0
+
+    def saves_at(self, step: int) -> bool:
+        """Whether the loop saves a checkpoint after this step: at intervals, and at the end."""
+        return step % self.checkpoint_every == 0 or step == self.max_steps
+
 
 def _require(name: str, value: object, holds: bool, what: str) -> None:
     if not holds:

@@ -5,10 +5,13 @@ import logging
 import os
 import platform
 import subprocess
+import sys
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from hmoe.balance import Balance
-from hmoe.config import build, check, digest, to_yaml
+from hmoe.config import build, check, digest
 from hmoe.data import ByteLanguage, baselines
 from hmoe.errors import ConfigError
 from hmoe.layer import Tree
@@ -26,6 +29,7 @@ from hmoe.metrics import direction
 from hmoe.models import cost
 from hmoe.training.checkpoints import AtomicCheckpointIO, Checkpoints, latest
 from hmoe.training.events import EventLog
+from hmoe.training.folder import run_folder, write_atomically
 from hmoe.training.learner import DivergedError, Learner
 from hmoe.training.options import AdamW, TrainerOptions
 from hmoe.training.progress import ProgressBar
@@ -67,27 +71,34 @@ def assemble(cfg: DictConfig, device: str = "cpu") -> Parts:
     return Parts(tree, data, model, balance, build(cfg.optim), build(cfg.trainer))
 
 
-def train(cfg: DictConfig, run: Path, *, command: str, progress: bool) -> dict[str, Any]:
+def train(
+    cfg: DictConfig,
+    run: Path,
+    *,
+    command: str,
+    progress: bool,
+    on_start: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
     """Train one configuration in a run folder and return what result.json holds.
 
     A folder with checkpoints is gone on with: the run ends with the same weights as one that was
-    never interrupted (on CPU, bit for bit).
+    never interrupted (on CPU, bit for bit). One process at a time trains in a folder.
 
     Args:
         cfg: composed configuration.
-        run: the run folder; made if missing.
+        run: the run folder; made if missing, once all input has proved sound.
         command: the shell command that repeats this run.
         progress: show a bar on standard error.
+        on_start: called before the first step, when nothing can be wrong with the input any more.
 
     Raises:
-        ConfigError, DataError: bad input, before any step.
+        ConfigError, DataError: bad input, or a folder that cannot be used, before any step.
     """
     started = time.time()
-    prepare_folder(run)
-    (run / "config.yaml").write_text(to_yaml(cfg), encoding="utf-8")
     pl.seed_everything(cfg.seed, verbose=False)
     parts = assemble(cfg)
     options = parts.options
+    checkpoints = Checkpoints(folder=run / "checkpoints", options=options)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     torch.set_float32_matmul_precision(options.matmul_precision)
@@ -99,46 +110,57 @@ def train(cfg: DictConfig, run: Path, *, command: str, progress: bool) -> dict[s
         optim=parts.optim,
         options=options,
     )
-    checkpoints = Checkpoints(folder=run / "checkpoints", every=options.checkpoint_every)
-    trainer = make_trainer(options, run, [checkpoints, *([ProgressBar()] if progress else [])])
-    state = "complete"
-    resumed_from = latest(run / "checkpoints")
-    loads: dict[str, Any] = {}
-    context_models: dict[str, float] = {}
-    with warnings.catch_warnings():
-        # In-memory loaders have no use for worker processes; the rest is Lightning's own concern.
-        warnings.filterwarnings("ignore", module="pytorch_lightning")
-        try:
-            trainer.fit(learner, datamodule=parts.data, ckpt_path=resumed_from, weights_only=True)
-            trainer.validate(learner, datamodule=parts.data, verbose=False)
-            loads = learner.level_loads()
-            if cfg.test:
-                trainer.test(learner, datamodule=parts.data, verbose=False)
-                if isinstance(parts.data, ByteLanguage):
-                    context_models = baselines(parts.data)
-        except DivergedError as error:
-            state = "diverged"
-            learner.final["diverged_at_step"] = float(trainer.global_step)
-            print(error)
-    ended = time.time()
-    result = {
-        "state": state,
-        "metrics": learner.final | best(run / "events.jsonl"),
-        "cost": asdict(cost(parts.model)) | {"seconds": ended - started},
-        "tree": str(parts.tree),
-        "level_loads": loads,
-        "baselines": context_models,
-        "config_digest": digest(cfg),
-        "data_digest": parts.data.digest,
-        "seed": cfg.seed,
-        "steps": trainer.global_step,
-        "resumed_from": resumed_from.name if resumed_from else None,
-        "started": started,
-        "ended": ended,
-        "command": command,
-        **provenance(),
-    }
-    write_atomically(run / "result.json", json.dumps(result, indent=1))
+    with run_folder(cfg, run):
+        on_start()
+        trainer = make_trainer(options, run, [checkpoints, *([ProgressBar()] if progress else [])])
+        state, reason = "complete", ""
+        resumed_from = latest(run / "checkpoints")
+        loads: dict[str, Any] = {}
+        context_models: dict[str, float] = {}
+        with warnings.catch_warnings():
+            # In-memory loaders have no use for worker processes; the rest is Lightning's concern.
+            warnings.filterwarnings("ignore", module="pytorch_lightning")
+            try:
+                trainer.fit(
+                    learner, datamodule=parts.data, ckpt_path=resumed_from, weights_only=True
+                )
+                if learner.validated_at != trainer.global_step:
+                    trainer.validate(learner, datamodule=parts.data, verbose=False)
+                loads = learner.level_loads()
+                if cfg.test:
+                    trainer.test(learner, datamodule=parts.data, verbose=False)
+                    if isinstance(parts.data, ByteLanguage):
+                        context_models = baselines(parts.data)
+            except DivergedError as error:
+                state, reason = "diverged", str(error)
+                learner.final["diverged_at_step"] = float(trainer.global_step)
+                print(reason, file=sys.stderr)
+        model_cost = cost(parts.model)
+        tokens = trainer.global_step * _tokens_per_step(parts.data)
+        result = {
+            "state": state,
+            "reason": reason,
+            "metrics": learner.final | best(run / "events.jsonl"),
+            "cost": asdict(model_cost)
+            | {
+                "train_flops": 3 * model_cost.flops_per_token * tokens,
+                "tokens": tokens,
+                "seconds": checkpoints.seconds(),
+            },
+            "tree": str(parts.tree),
+            "level_loads": loads,
+            "baselines": context_models,
+            "config_digest": digest(cfg),
+            "data_digest": parts.data.digest,
+            "seed": cfg.seed,
+            "steps": trainer.global_step,
+            "resumed_from": resumed_from.name if resumed_from else None,
+            "started": started,
+            "ended": time.time(),
+            "command": command,
+            **provenance(),
+        }
+        write_atomically(run / "result.json", json.dumps(result, indent=1))
     return result
 
 
@@ -153,7 +175,6 @@ def make_trainer(options: TrainerOptions, run: Path, callbacks: list[pl.Callback
         accelerator=options.accelerator,
         devices=1,
         precision=options.precision,
-        gradient_clip_val=options.clip_norm,
         callbacks=callbacks,
         plugins=[AtomicCheckpointIO()],
         logger=EventLog(run / "events.jsonl"),
@@ -164,30 +185,12 @@ def make_trainer(options: TrainerOptions, run: Path, callbacks: list[pl.Callback
     )
 
 
-def prepare_folder(run: Path) -> None:
-    """Make the run folder and see that it can be written to.
-
-    Raises:
-        ConfigError: it cannot be made or written.
-    """
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        probe = run / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ConfigError(
-            f"runs: the folder {run} cannot be written ({error.strerror}). Choose another with "
-            "runs=<folder>."
-        ) from error
-
-
 def best(events: Path) -> dict[str, float]:
     """The best value that each validation score had on the way, as "best/val/<score>"."""
     found: dict[str, float] = {}
     for line in events.read_text(encoding="utf-8").splitlines():
         for key, value in json.loads(line)["metrics"].items():
-            if key.startswith("val/") and not key.startswith("val/load/"):
+            if key.startswith("val/") and not key.startswith("val/load/") and isfinite(value):
                 pick = min if direction(key) == "minimize" else max
                 found[f"best/{key}"] = pick(value, found.get(f"best/{key}", value))
     return found
@@ -198,7 +201,10 @@ def provenance() -> dict[str, Any]:
     here = Path(__file__).parent
 
     def git(*words: str) -> str | None:
-        done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True)
+        try:
+            done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True)
+        except OSError:  # a machine without git
+            return None
         return done.stdout.strip() if done.returncode == 0 else None
 
     status = git("status", "--porcelain", "--untracked-files=no")
@@ -212,11 +218,7 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that it is either absent, old, or new and whole."""
-    aside = path.with_name(path.name + ".tmp")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+def _tokens_per_step(data: pl.LightningDataModule) -> int:
+    """Tokens of a batch: vectors, or positions of windows."""
+    x = data.train_batch(0)["x"]
+    return x.shape[0] if data.input_kind == "vectors" else x.numel()

@@ -1,0 +1,170 @@
+"""Balance: how terms, weights, levels and layers add up, and what is attached to a model."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hmoe.balance import Balance, BiasController, mixture_layers, switch_loss, z_loss
+from hmoe.errors import ConfigError
+from hmoe.layer import Mlp, Routing, Tree
+from hmoe.models import Dense, ResidualMlp
+from tests.cases import DIM, make_layer, make_routing
+
+GRID = Tree.from_spec([2, 2])
+
+
+def constant(routing: Routing, *, levels: Sequence[float]) -> dict[str, Tensor]:
+    """A loss of known value; a second layer's is ten times the first one's."""
+    scale = 10.0 if routing.num_tokens == 2 else 1.0
+    return {f"level_{n}": torch.tensor(value * scale) for n, value in enumerate(levels)}
+
+
+def balance(bias: BiasController | None = None, **weights: Any) -> Balance:
+    """Terms that are 1, 2 on the two levels (a), and 3, 5 (b)."""
+    levels = {"a": [1.0, 2.0], "b": [3.0, 5.0]}
+    terms = {
+        name: {"loss": partial(constant, levels=levels[name]), "weight": weight}
+        for name, weight in weights.items()
+    }
+    return Balance(terms=terms, bias=bias)
+
+
+# ------------------------------------------------------------------ the sum, by hand
+
+ONE_LAYER = [make_routing(GRID, [[0]])]
+TWO_LAYERS = [make_routing(GRID, [[0]]), make_routing(GRID, [[0], [1]])]
+
+
+@pytest.mark.parametrize(
+    ("weights", "total"),
+    [
+        ({"a": 0.5}, 0.5 * (1 + 2)),
+        ({"a": [0.1, 0.01]}, 0.1 * 1 + 0.01 * 2),
+        ({"a": 2, "b": [0.0, 1.0]}, 2 * (1 + 2) + 1.0 * 5),
+    ],
+)
+def test_the_penalty_is_the_weighted_sum_over_terms_and_levels(
+    weights: dict[str, Any], total: float
+) -> None:
+    assert balance(**weights).loss(ONE_LAYER)[0].item() == pytest.approx(total)
+
+
+def test_layers_add_up_in_the_penalty_and_are_averaged_in_the_report() -> None:
+    total, values = balance(a=[0.1, 0.01], b=1.0).loss(TWO_LAYERS)
+    # The second layer is ten times the first: 1 and 10, 2 and 20; 3 and 30, 5 and 50.
+    assert total.item() == pytest.approx(0.1 * 11 + 0.01 * 22 + 33 + 55)
+    assert {key: value.item() for key, value in values.items()} == pytest.approx(
+        {"a/level_0": 5.5, "a/level_1": 11.0, "b/level_0": 16.5, "b/level_1": 27.5}
+    )
+
+
+def test_layers_that_collapse_differently_do_not_cancel() -> None:
+    tree = Tree.from_spec([2])
+    collapsed = [make_routing(tree, [[e]] * 4, torch.eye(2)[[e] * 4]) for e in (0, 1)]
+    # Pooled over layers both experts have the same load; each layer by itself has 2, the worst.
+    switch = Balance(terms={"switch": {"loss": switch_loss, "weight": 0.5}}, bias=None)
+    total, values = switch.loss(collapsed)
+    assert total.item() == pytest.approx(0.5 * (2 + 2))
+    assert values["switch/level_0"].item() == pytest.approx(2.0)
+
+
+def test_without_terms_or_without_mixtures_nothing_is_added() -> None:
+    assert balance().loss(TWO_LAYERS) == (0.0, {})
+    assert balance(a=1.0).loss([]) == (0.0, {})
+
+
+def test_reported_values_carry_no_graph_and_the_penalty_does() -> None:
+    layer = make_layer("ragged", "top_2")
+    _, routing = layer(torch.randn(16, DIM))
+    both = {
+        "switch": {"loss": switch_loss, "weight": 0.1},
+        "z": {"loss": z_loss, "weight": [1.0, 0.0, 0.5]},
+    }
+    total, values = Balance(terms=both, bias=None).loss([routing])
+    assert not any(value.requires_grad for value in values.values())
+    assert list(values) == [f"{term}/level_{n}" for term in ("switch", "z") for n in range(3)]
+    (gradient,) = torch.autograd.grad(total, layer.gate.weight_ND)
+    assert gradient.abs().max() > 0
+
+
+# ------------------------------------------------------------------ wrong numbers of weights
+
+
+@pytest.mark.parametrize("weight", [[0.1], [0.1, 0.2, 0.3], []])
+def test_a_wrong_number_of_weights_is_told_before_training(weight: list[float]) -> None:
+    wrong = balance(a=weight)
+    message = rf"balance\.terms\.a\.weight = .*: {len(weight)} numbers given, 2 expected, one a lev"
+    with pytest.raises(ConfigError, match=message):
+        wrong.attach(nn.Sequential(make_layer("grid", "top_2")))
+    with pytest.raises(ConfigError, match=message):
+        wrong.loss(ONE_LAYER)
+
+
+def test_a_right_number_of_weights_attaches() -> None:
+    for weight in (0.1, 1, [0.1, 0.2]):
+        balance(a=weight).attach(nn.Sequential(make_layer("grid", "top_2")))
+
+
+# ------------------------------------------------------------------ layers and the controller
+
+
+def mixtures(depth: int) -> ResidualMlp:
+    made = iter([make_layer("grid", "top_2", seed=seed) for seed in range(depth)])
+    return ResidualMlp(in_dim=5, out_dim=3, dim=DIM, depth=depth, ffn=lambda dim: next(made))
+
+
+def test_only_a_controller_brings_bias_buffers() -> None:
+    for controller in (None, BiasController(rate=0.1, rule="sign")):
+        model = mixtures(2)
+        balance(controller, a=1.0).attach(model)
+        saved = {key for key in model.state_dict() if key.endswith("bias_N")} - {
+            key for key, _ in model.named_parameters()
+        }
+        assert saved == (set() if controller is None else {"ffns.0.bias_N", "ffns.1.bias_N"})
+        for layer in mixture_layers(model):
+            assert controller is None or layer.bias_N.tolist() == [0.0] * layer.tree.num_nodes
+
+
+def test_mixtures_are_found_in_the_order_of_their_routings() -> None:
+    model = mixtures(3)
+    seen: dict[int, Any] = {}
+    for number, layer in enumerate(mixture_layers(model)):
+        layer.register_forward_hook(
+            lambda _m, _x, out, number=number: seen.update({number: out[1]})
+        )
+    _, routings = model(torch.randn(4, 5))
+    assert [seen[number] for number in range(3)] == routings
+
+
+def test_each_layer_answers_its_own_loads() -> None:
+    model = mixtures(2)
+    controlled = balance(BiasController(rate=0.25, rule="sign"))
+    controlled.attach(model)
+    # Layer 0 overloads department 0, layer 1 department 2.
+    routings = [
+        make_routing(layer.tree, [[4 * d]]) for layer, d in zip(model.ffns, (0, 2), strict=True)
+    ]
+    controlled.step(model, routings)
+    assert model.ffns[0].bias_N[:3].tolist() == [-0.25, 0.25, 0.25]
+    assert model.ffns[1].bias_N[:3].tolist() == [0.25, 0.25, -0.25]
+
+
+def test_a_step_without_a_controller_changes_nothing() -> None:
+    model = mixtures(1)
+    balance(a=1.0).attach(model)
+    balance(a=1.0).step(model, [make_routing(model.ffns[0].tree, [[0]])])
+    assert model.ffns[0].bias_N is None
+
+
+def test_a_dense_control_has_no_mixtures_to_balance() -> None:
+    dense = partial(Dense, experts=partial(Mlp, hidden_dim=8, implementation="loop"))
+    model = ResidualMlp(in_dim=5, out_dim=3, dim=DIM, depth=2, ffn=dense)
+    assert mixture_layers(model) == []
+    controlled = balance(BiasController(rate=0.1, rule="sign"), a=1.0)
+    controlled.attach(model)
+    controlled.step(model, [])
+    assert not any(key.endswith("bias_N") for key in model.state_dict())

@@ -1,0 +1,221 @@
+"""conf/: every option of every group composes, passes its check, assembles, and trains a step.
+
+All lists come from the files, so that a new option is tested by being there.
+"""
+
+import inspect
+import struct
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from hmoe.config import CONF, build, check, compose, options
+from hmoe.config.targets import locate, targets
+from hmoe.errors import ConfigError
+from hmoe.layer import HMoE
+from hmoe.models import cost
+from hmoe.training import Learner, Parts, assemble
+from hmoe.training.tasks import TASKS
+
+FILES = sorted(CONF.rglob("*.yaml"))
+GROUPS = sorted({file.parent.name for file in FILES if file.parent != CONF})
+PARTS = [group for group in GROUPS if group not in ("data", "model")]
+# The groups that make a mixture: all their combinations must work.
+MIXTURE = ["tree", "gate", "selection", "experts", "balance"]
+TINY = [
+    *("data.batch_size=2", "model.dim=16", "model.depth=2", "experts.hidden_dim=8"),
+    *("trainer.max_steps=2", "trainer.log_every=1", "optim.warmup_steps=0"),
+]
+TINY_TRANSFORMER = [
+    *("data.context=8", "data.eval_bytes=64", "model.num_heads=2", "model.ffn_blocks=[1]"),
+    "model.plain_ffn.experts.hidden_dim=8",
+]
+
+
+@pytest.fixture(scope="module")
+def made_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the sets that read files of yours need: twelve texts, and idx files of 2 x 2 pixels."""
+    folder = tmp_path_factory.mktemp("data")
+    for n in range(12):
+        (folder / f"{n}.txt").write_text("all work and no play makes jack a dull boy\n" * 30)
+    for part, images in (("train", 40), ("t10k", 4)):
+        pixels = struct.pack(">4I", 0x803, images, 2, 2) + bytes(range(4 * images))
+        labels = struct.pack(">2I", 0x801, images) + bytes(n % 2 for n in range(images))
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(pixels)
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(labels)
+    return folder
+
+
+def data_overrides(data: str, made_files: Path) -> list[str]:
+    """A data option, pointed at made files if it reads files of the user."""
+    needs_files = "root" in OmegaConf.load(CONF / "data" / f"{data}.yaml")
+    return [f"data={data}", *([f"data.root={made_files}"] if needs_files else [])]
+
+
+def selects(group: str, option: str) -> str:
+    """The override that picks an option. `ffn` is chosen for its place in the model."""
+    place = "ffn@model.ffn" if group == "ffn" else group
+    return f"{place}={option}"
+
+
+@cache
+def composed(group: str, option: str) -> dict[str, Any]:
+    """The whole config with one option, as plain data."""
+    config: Any = OmegaConf.to_container(compose([selects(group, option)]))
+    return config
+
+
+# ------------------------------------------------------------------ what the files say
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(CONF)))
+def test_a_file_says_in_its_first_line_what_it_is(file: Path) -> None:
+    first, second = file.read_text(encoding="utf-8").splitlines()[:2]
+    assert first.startswith("# ")
+    assert not second.startswith("#")
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_an_option_is_the_file_of_its_name(group: str) -> None:
+    files = {file.stem for file in FILES if file.parent.name == group}
+    assert set(options(group)) == files
+    for option in files:
+        said: Any = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{option}.yaml"))
+        config = composed(group, option)
+        node = config["model"]["ffn"] if group == "ffn" else config[group]
+        for key in said.keys() - {"defaults"}:
+            # Options that build on others add to their mappings.
+            whole = not isinstance(said[key], dict) or "defaults" not in said
+            assert node[key] == said[key] if whole else said[key].items() <= node[key].items()
+
+
+def test_defaults_live_in_the_files_alone() -> None:
+    """What a config names has keyword-only options, and no default of its own for any of them."""
+    found = set()
+    for group in GROUPS:
+        for option in options(group):
+            for path, node in targets("", composed(group, option)):
+                signature = inspect.signature(locate(path, node["_target_"]))
+                for name in node.keys() & signature.parameters.keys():
+                    # Tree.from_spec has nothing but its specification.
+                    if node["_target_"] != "hmoe.layer.Tree.from_spec":
+                        kind = signature.parameters[name].kind
+                        assert kind is inspect.Parameter.KEYWORD_ONLY, f"{path}.{name}"
+                    assert signature.parameters[name].default is inspect.Parameter.empty
+                    found.add((node["_target_"], name))
+    assert len(found) > 40
+
+
+# ------------------------------------------------------------------ everything goes with everything
+
+
+@pytest.mark.parametrize("model", options("model"))
+@pytest.mark.parametrize("data", options("data"))
+def test_a_model_takes_all_data_of_its_kind_and_refuses_the_others(
+    data: str, model: str, made_files: Path
+) -> None:
+    overrides = data_overrides(data, made_files)
+    data_kind = build(compose(overrides).data).input_kind
+    if (data_kind == "tokens") == model.startswith("transformer"):
+        parts = assemble(compose([*overrides, f"model={model}"]), device="meta")
+        assert cost(parts.model).num_mixtures == (0 if model.endswith("_dense") else 2)
+    else:
+        with pytest.raises(ConfigError):
+            assemble(compose([*overrides, f"model={model}"]), device="meta")
+
+
+@pytest.mark.parametrize("pair", ["digits mlp", "stdlib transformer"])
+@pytest.mark.parametrize(
+    ("group", "option"), [(group, option) for group in PARTS for option in options(group)]
+)
+def test_every_option_goes_with_the_defaults_of_all_others(
+    group: str, option: str, pair: str
+) -> None:
+    data, model = pair.split()
+    cfg = compose([f"data={data}", f"model={model}", selects(group, option)])
+    check(cfg)
+    mixtures = cost(assemble(cfg, device="meta").model).num_mixtures
+    assert mixtures == (0 if (group, option) == ("ffn", "dense") else 2)
+
+
+@pytest.mark.parametrize("tree", options("tree"))
+def test_all_choices_of_a_mixture_go_together(tree: str) -> None:
+    base = compose([])
+    num_tried = 0
+    for choice in product([tree], *(options(group) for group in MIXTURE[1:])):
+        cfg = base.copy()
+        for group, option in zip(MIXTURE, choice, strict=True):
+            cfg[group] = composed(group, option)[group]
+        parts = assemble(cfg, device="meta")
+        assert cost(parts.model).num_mixtures == 2
+        assert str(parts.tree) == str(build(composed("tree", tree)["tree"]))
+        num_tried += 1
+    assert num_tried >= 2 * 3 * 2 * 4
+
+
+# ------------------------------------------------------------------ a step of training
+
+
+@pytest.fixture(scope="module")
+def tiny(made_files: Path) -> dict[str, list[str]]:
+    """Overrides of a run of no size, by model."""
+    return {
+        "mlp": ["data=digits", "model=mlp", *TINY],
+        "transformer": [
+            *data_overrides("text", made_files),
+            *("data.suffixes=[.txt]", "model=transformer"),
+            *(*TINY, *TINY_TRANSFORMER),
+        ],
+    }
+
+
+def learner_of(parts: Parts) -> Learner:
+    return Learner(
+        model=parts.model,
+        task=TASKS[parts.data.task],
+        balance=parts.balance,
+        optim=parts.optim,
+        options=parts.options,
+    )
+
+
+@pytest.mark.parametrize("model", ["mlp", "transformer"])
+@pytest.mark.parametrize("balance", options("balance"))
+@pytest.mark.parametrize("gate", options("gate"))
+@pytest.mark.parametrize("selection", options("selection"))
+def test_a_step_of_training(
+    selection: str, gate: str, balance: str, model: str, tiny: dict[str, list[str]]
+) -> None:
+    choices = [f"selection={selection}", f"gate={gate}", f"balance={balance}"]
+    parts = assemble(compose([*tiny[model], "tree=company", *choices]))
+    learner = learner_of(parts)
+    parts.data.setup()
+    batch = parts.data.train_batch(0)
+    optimizer = learner.configure_optimizers()["optimizer"]
+
+    learner.training_step(batch, 0).backward()
+    for name, parameter in parts.model.named_parameters():
+        assert parameter.grad is not None, name
+        assert 0 < parameter.grad.abs().sum() < float("inf"), f"{name} must learn"
+    optimizer.step()
+
+    output, routings = parts.model(batch["x"])
+    task_loss = TASKS[parts.data.task].loss(output, batch["y"])
+    penalty, values = parts.balance.loss(routings)
+    assert list(values) == [f"{term}/level_{n}" for term in parts.balance.terms for n in range(3)]
+    total = (task_loss + penalty).item()
+    assert (total > task_loss.item()) == bool(values)
+    assert learner.training_step(batch, 0).item() == pytest.approx(total, rel=1e-4)
+
+    parts.balance.step(parts.model, routings)
+    mixtures = [module for module in parts.model.modules() if isinstance(module, HMoE)]
+    assert len(mixtures) == len(routings) == (2 if model == "mlp" else 1)
+    for layer, routing in zip(mixtures, routings, strict=True):
+        if parts.balance.bias is None:
+            assert layer.bias_N is None
+        else:
+            assert layer.bias_N.any() == (len(routing.load_E.unique()) > 1)
