@@ -36,10 +36,10 @@ class EventLog(Logger):
         now = time.time()
         assert step is not None
         metrics = dict(metrics)
-        if "train/loss" in metrics:
-            if self._last is not None and now > self._last[1]:
-                metrics["time/steps_per_s"] = (step - self._last[0]) / (now - self._last[1])
-            self._last = (step, now)
+        if "train/loss" in metrics and self._last is not None and now > self._last[1]:
+            metrics["time/steps_per_s"] = (step - self._last[0]) / (now - self._last[1])
+        # A line after a validation starts the clock anew: only training is counted.
+        self._last = (step, now)
         line = json.dumps({"step": step, "time": now, "metrics": metrics})
         with self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
