@@ -34,12 +34,14 @@ class Balance:
         """Prepare every mixture layer of the model. Call once, before weights are loaded.
 
         Raises:
-            ConfigError: a term has another number of weights than the tree has levels.
+            ConfigError: a term has another number of weights than the tree has levels; a bias
+                controller where there is no choice to steer.
         """
         for layer in mixture_layers(model):
             for name, term in self.terms.items():
                 _weights(name, term.weight, layer.tree.num_levels)
             if self.bias is not None:
+                _check_choice(layer)
                 layer.add_bias()
 
     def loss(self, routings: Sequence[Routing]) -> tuple[Tensor | float, dict[str, Tensor]]:
@@ -67,6 +69,17 @@ class Balance:
 def mixture_layers(model: nn.Module) -> list[HMoE]:
     """All mixture layers of a model, in the order in which it returns their routings."""
     return [module for module in model.modules() if isinstance(module, HMoE)]
+
+
+def _check_choice(layer: HMoE) -> None:
+    with torch.device("cpu"):
+        even_1N = torch.tensor([layer.tree.share_N])
+        routing = layer.selection(layer.tree, even_1N, even_1N)
+    if routing.token_R.numel() == layer.tree.num_experts:
+        raise ConfigError(
+            "balance.bias: the selection sends every token to every expert, so there is no load "
+            "to steer. Use balance=none, or a selection that chooses."
+        )
 
 
 def _weights(name: str, weight: float | Sequence[float], levels: int) -> list[float]:

@@ -13,7 +13,7 @@ from hmoe.config import compose, keys
 from hmoe.errors import ConfigError, nearest
 from hmoe.models import Cost, cost
 from hmoe.study.spec import Sweep
-from hmoe.training import assemble
+from hmoe.training import assemble, validation_metrics
 
 # Widths move in steps that every grouped product can take.
 _STEP = 8
@@ -80,6 +80,12 @@ def _plan_arm(sweep: Sweep, name: str, overrides: Sequence[str]) -> PlannedArm:
     arm_cost = cost(parts.model)
     has_load = arm_cost.num_mixtures > 0
     objectives = tuple(m for m in sweep.objectives if has_load or not m.startswith("val/load/"))
+    told = validation_metrics(parts)
+    if unknown := sorted(set(objectives or sweep.objectives) - told):
+        raise ConfigError(
+            f"sweep {sweep.name}, arm '{name}': objectives: {unknown[0]} is nothing that this arm "
+            f"tells.{nearest(unknown[0], told)} It tells {', '.join(sorted(told))}."
+        )
     tree = str(parts.tree) if has_load else ""
     return PlannedArm(name, tuple(overrides), cfg, tree, arm_cost, 0.0, objectives)
 

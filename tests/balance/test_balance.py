@@ -168,3 +168,9 @@ def test_a_dense_control_has_no_mixtures_to_balance() -> None:
     controlled.attach(model)
     controlled.step(model, [])
     assert not any(key.endswith("bias_N") for key in model.state_dict())
+
+
+def test_a_controller_without_a_choice_to_steer_is_refused() -> None:
+    balance = Balance(terms={}, bias=BiasController(rate=0.01, rule="sign"))
+    with pytest.raises(ConfigError, match=r"balance\.bias: .*every token to every expert"):
+        balance.attach(make_layer("grid", "soft"))

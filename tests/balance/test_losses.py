@@ -204,7 +204,9 @@ def test_z_loss_by_hand() -> None:
     assert loss == pytest.approx(expected)
 
 
-def test_z_loss_is_the_mean_squared_logsumexp_over_groups_and_tokens(tree: Tree) -> None:
+@pytest.mark.parametrize("spec", [*TREES.values(), {"a": 2, "b": 2, "c": 3}])
+def test_z_loss_is_the_mean_squared_logsumexp_over_groups_and_tokens(spec: Any) -> None:
+    tree = Tree.from_spec(spec)
     logits = torch.randn(7, tree.num_nodes) * 3
     loss = values(z_loss(with_logits(tree, logits)))
     for level in range(tree.num_levels):

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hmoe.layer import BottomUp, HMoE, Mlp, Selection, SwiGlu, TopDown, Tree, descend, soft, top_k
 from hmoe.models import Cost, Dense, ResidualMlp, Transformer, cost
 from hmoe.models.cost import experts_per_token
-from tests.cases import CASES, EXPERTS, MODELS, SELECTIONS, TREES, dense, make_input, mixture
+from tests.cases import CASES, EXPERTS, GATES, MODELS, SELECTIONS, TREES, dense, make_input, mixture
 from tests.oracle import children
 
 # ------------------------------------------------------------------ by hand
@@ -112,8 +112,7 @@ def test_parameters_are_the_real_ones_and_active_those_a_token_moves(
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("experts", EXPERTS)
-@pytest.mark.parametrize("gate", ["top_down", "bottom_up"])
+@pytest.mark.parametrize(("gate", "experts"), [*zip(GATES, EXPERTS, strict=True)])
 @pytest.mark.parametrize(("tree", "selection"), [*CASES, (None, None)])
 def test_flops_are_those_torch_counts_on_the_slow_twin(
     model: str, tree: str | None, selection: str | None, gate: str, experts: str

@@ -156,6 +156,25 @@ def test_the_residual_mlp_is_what_it_says() -> None:
     torch.testing.assert_close(model(x)[0], model.head(F.rms_norm(h, (DIM,))))
 
 
+@torch.no_grad()
+def test_the_transformer_is_what_it_says() -> None:
+    model = MODELS["transformer"](ffn=mixture("grid", "top_2"))
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            parameter.uniform_(0.5, 2.0)
+
+    def normed(x: torch.Tensor, norm: nn.RMSNorm) -> torch.Tensor:
+        return F.rms_norm(x, (DIM,)) * norm.weight
+
+    x = make_input("transformer")
+    h = model.embed.weight[x] * 50  # so that a residual left out is seen
+    model.embed.weight *= 50
+    for block in model.blocks:
+        h = h + block.attention(normed(h, block.attention_norm))
+        h = h + block.ffn(normed(h, block.ffn_norm))[0]
+    torch.testing.assert_close(model(x)[0], normed(h, model.norm) @ model.head.weight.T)
+
+
 # ------------------------------------------------------------------ which blocks hold mixtures
 
 

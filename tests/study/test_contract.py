@@ -109,8 +109,10 @@ def test_only_arms_with_mixtures_have_load_for_an_objective(plan: dict[str, Plan
 
 
 def test_the_reference_stays_as_it_is_even_with_a_dial(tmp_path: Path) -> None:
-    flat = planned(tmp_path, ("[tree=flat]", "[tree=flat]" + DIAL), arms=["flat"])["flat"]
-    assert (flat.cfg.experts.hidden_dim, flat.deviation) == (128, 0.0)
+    # 100 is no multiple of 8: a dial that were turned would leave it.
+    odd = "[tree=flat, experts.hidden_dim=100, experts.implementation=loop]"
+    flat = planned(tmp_path, ("[tree=flat]", odd + DIAL), arms=["flat"])["flat"]
+    assert (flat.cfg.experts.hidden_dim, flat.deviation) == (100, 0.0)
 
 
 @pytest.mark.parametrize(
