@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric
+from torchmetrics import SumMetric
 
 from hmoe.balance import Balance, mixture_layers
 from hmoe.data import Batch
@@ -54,7 +54,7 @@ class Learner(pl.LightningModule):
         self.options = options
         trees = [layer.tree for layer in mixture_layers(model)]
         self.loads = nn.ModuleList(LoadMetrics(tree=tree) for tree in trees)
-        self.means: dict[str, MeanMetric] = {}
+        self.sums: dict[str, SumMetric] = {}
         self.final: dict[str, float] = {}
         self.validated_at = -1
         self._routings: Sequence[Routing] = ()
@@ -118,21 +118,30 @@ class Learner(pl.LightningModule):
         self._finish_evaluation("test")
 
     def _start_evaluation(self) -> None:
-        self.means = {}
+        self.sums = {}
         for load in self.loads:
             load.reset()
 
     def _evaluate(self, batch: Batch) -> None:
         output, routings = self.model(batch["x"])
         loss = self.task.loss(output, batch["y"])
-        for name, score in self.task.scores(output, batch["y"], loss).items():
-            mean = self.means.setdefault(name, MeanMetric(nan_strategy="disable").to(self.device))
-            mean.update(score, weight=batch["y"].numel())
+        num_items = batch["y"].numel()
+        self._add("items", torch.tensor(float(num_items)))
+        for name, score in self.task.scores.items():
+            self._add(name, score(output, batch["y"], loss) * num_items)
         for load, routing in zip(self.loads, routings, strict=True):
             load.update(routing)
 
+    def _add(self, name: str, value: Tensor) -> None:
+        # "disable" keeps a NaN, by which a diverged run is known, and asks nothing of the device.
+        # Sums, since a MeanMetric of torchmetrics 1.9 under "disable" ignores its weights.
+        total = self.sums.setdefault(name, SumMetric(nan_strategy="disable").to(self.device))
+        total.update(value.to(self.device))
+
     def _finish_evaluation(self, split: str) -> None:
-        metrics = {f"{split}/{name}": mean.compute().item() for name, mean in self.means.items()}
+        sums = {name: total.compute().item() for name, total in self.sums.items()}
+        num_items = sums.pop("items")
+        metrics = {f"{split}/{name}": total / num_items for name, total in sums.items()}
         statistics = [load.compute() for load in self.loads]
         for key in statistics[0] if statistics else ():
             mean = sum(layer[key] for layer in statistics) / len(statistics)

@@ -1,6 +1,6 @@
 """Tasks: what the data asks of a model. A data module names its task: a loss and scores."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import log
 
@@ -14,11 +14,11 @@ class Task:
 
     Attributes:
         loss: (output, y) -> scalar.
-        scores: (output, y, loss) -> {name: scalar}, for evaluation.
+        scores: name -> (output, y, loss) -> scalar, for evaluation.
     """
 
     loss: Callable[[Tensor, Tensor], Tensor]
-    scores: Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]]
+    scores: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]]
 
 
 def _cross_entropy(output: Tensor, y: Tensor) -> Tensor:
@@ -26,25 +26,25 @@ def _cross_entropy(output: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(output.flatten(0, -2).float(), y.flatten())
 
 
-def _accuracy(output: Tensor, y: Tensor) -> Tensor:
+def _loss(output: Tensor, y: Tensor, loss: Tensor) -> Tensor:
+    return loss
+
+
+def _bits(output: Tensor, y: Tensor, loss: Tensor) -> Tensor:
+    return loss / log(2)
+
+
+def _accuracy(output: Tensor, y: Tensor, loss: Tensor) -> Tensor:
     return (output.argmax(-1) == y).float().mean()
 
 
 TASKS = {
-    "classification": Task(
-        loss=_cross_entropy,
-        scores=lambda output, y, loss: {"loss": loss, "accuracy": _accuracy(output, y)},
-    ),
+    "classification": Task(loss=_cross_entropy, scores={"loss": _loss, "accuracy": _accuracy}),
     "regression": Task(
-        loss=lambda output, y: F.mse_loss(output.float(), y),
-        scores=lambda output, y, loss: {"loss": loss, "mse": loss},
+        loss=lambda output, y: F.mse_loss(output.float(), y), scores={"loss": _loss, "mse": _loss}
     ),
     "next_byte": Task(
         loss=_cross_entropy,
-        scores=lambda output, y, loss: {
-            "loss": loss,
-            "bits_per_byte": loss / log(2),
-            "accuracy": _accuracy(output, y),
-        },
+        scores={"loss": _loss, "bits_per_byte": _bits, "accuracy": _accuracy},
     ),
 }
