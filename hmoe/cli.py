@@ -6,6 +6,7 @@ Heavy libraries are imported inside the commands, so that help and mistakes are 
 import argparse
 import json
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -51,6 +52,7 @@ def train(overrides: Sequence[str]) -> int:
         (folder / "failure.json").unlink(missing_ok=True)
         follower = Follower(runs=runs, folder=folder, about=about)
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # answered as Ctrl-C is
     try:
         from hmoe.training import train as train_run
 

@@ -16,6 +16,7 @@ No torch at import time: `check` and `build` import what the config names.
 from hmoe.config.objects import build
 from hmoe.config.overrides import CONF, compose, has_sweep, key_of, keys, options, parse
 from hmoe.config.signatures import RunName, check, explain
+from hmoe.config.targets import locate
 from hmoe.config.text import digest, literal, to_yaml
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "key_of",
     "keys",
     "literal",
+    "locate",
     "options",
     "parse",
     "to_yaml",

@@ -4,11 +4,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from antlr4 import (  # type: ignore[import-untyped]
+    CommonTokenStream,
+    InputStream,
+    ParseTreeWalker,
+)
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, Sweep
 from hydra.errors import HydraException
+from hydra.grammar.gen.OverrideLexer import OverrideLexer
+from hydra.grammar.gen.OverrideParser import OverrideParser
+from hydra.grammar.gen.OverrideParserListener import OverrideParserListener
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
@@ -37,6 +45,8 @@ def parse(override: str) -> Override:
         raise ConfigError(f"{override}: a key is a group, or names joined by dots")
     if not _text(parsed).strip():
         raise ConfigError(f"{override}: a value is missing; write null for none, '' for no text")
+    if repeated := _repeated_keys(override):
+        raise ConfigError(f"{override}: '{repeated[0]}' is there twice in one mapping")
     if has_sweep(parsed.value()):
         raise ConfigError(
             f"{override}: a search belongs in a sweep: write it under `space` of a file in sweeps/"
@@ -102,6 +112,22 @@ def has_sweep(value: Any) -> bool:
     if isinstance(value, list):
         return any(has_sweep(item) for item in value)
     return isinstance(value, Sweep | Glob)
+
+
+def _repeated_keys(override: str) -> list[str]:
+    """Keys that a mapping in an override has twice; Hydra keeps the last without a word."""
+    repeated: list[str] = []
+
+    class Mappings(OverrideParserListener):
+        def enterDictContainer(self, ctx: OverrideParser.DictContainerContext) -> None:
+            keys = [pair.dictKey().getText() for pair in ctx.dictKeyValuePair()]
+            repeated.extend(key for i, key in enumerate(keys) if key in keys[:i])
+
+    if "{" in override:
+        tokens = CommonTokenStream(OverrideLexer(InputStream(override)))
+        tree = OverrideParser(tokens).override()  # type: ignore[no-untyped-call]
+        ParseTreeWalker.DEFAULT.walk(Mappings(), tree)
+    return repeated
 
 
 def _text(override: Override) -> str:

@@ -40,7 +40,7 @@ class _Top(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    seed: int = Field(ge=0)
+    seed: int = Field(ge=0, lt=2**32)
     name: RunName | None
     runs: str
     test: bool

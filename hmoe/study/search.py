@@ -21,7 +21,6 @@ from hmoe.study.contract import PlannedArm
 from hmoe.study.spec import Sweep
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 _SLOT = "hmoe.slot"
 _DRAWN = "hmoe.drawn"
@@ -95,9 +94,7 @@ class Search:
             return None
         study, arm = self._studies[name], self.arms[name]
         slot = min(left[name])
-        study.sampler = optuna.samplers.TPESampler(
-            seed=_sampler_seed(self.sweep.seed, slot), multivariate=True, group=True
-        )
+        study.sampler = _sampler(self.sweep.seed, slot)
         self._queue_again(study, slot)
         trial = study.ask()
         if _SLOT in trial.user_attrs:  # one that was queued again
@@ -172,6 +169,9 @@ def _is_final(trial: FrozenTrial) -> bool:
     return trial.state.is_finished() and trial.user_attrs.get(_REASON) != _INTERRUPTED
 
 
-def _sampler_seed(seed: int, slot: int) -> int:
+def _sampler(seed: int, slot: int) -> optuna.samplers.BaseSampler:
     """One seed a slot, the same for all arms, and the same however often the sweep was stopped."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{slot}".encode()).digest()[:4])
+    mixed = int.from_bytes(hashlib.sha256(f"{seed}/{slot}".encode()).digest()[:4])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(seed=mixed, multivariate=True, group=True)

@@ -15,6 +15,7 @@ from typing import Any
 from hmoe.errors import HmoeError
 
 _SECONDS = 2.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Follower:
@@ -31,7 +32,13 @@ class Follower:
         # Nothing is ever sent: the pipe closes when this process says so, or dies.
         reader, self._open = context.Pipe(duplex=False)
         self._process = context.Process(target=_follow, args=(runs, folder, about, reader))
-        self._process.start()
+        # Ctrl-C is for the run. Ignored from the first moment on, the imports take seconds.
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}
+        try:
+            self._process.start()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
         reader.close()
 
     def finish(self) -> None:
@@ -41,8 +48,6 @@ class Follower:
 
 
 def _follow(runs: Path, folder: Path, about: dict[str, Any], pipe: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     from hmoe.tracking.store import Store
 
     try:
@@ -58,7 +63,8 @@ def _follow(runs: Path, folder: Path, about: dict[str, Any], pipe: Connection) -
 
 def _how_it_ended(folder: Path) -> tuple[str, str | None]:
     if (folder / "result.json").exists():
-        return json.loads((folder / "result.json").read_text(encoding="utf-8"))["state"], None
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        return result["state"], result["reason"] or None
     if (folder / "failure.json").exists():
         text = (folder / "failure.json").read_text(encoding="utf-8")
         return "failed", json.loads(text)["message"]

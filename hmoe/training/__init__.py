@@ -4,7 +4,7 @@ from hmoe.training.child import Child, start_server, write_failure
 from hmoe.training.folder import changed_settings, held, write_atomically
 from hmoe.training.learner import Learner
 from hmoe.training.options import AdamW, TrainerOptions
-from hmoe.training.train import Parts, assemble, make_trainer, provenance, train
+from hmoe.training.train import Parts, assemble, make_trainer, provenance, train, validation_metrics
 
 __all__ = [
     "AdamW",
@@ -19,6 +19,7 @@ __all__ = [
     "provenance",
     "start_server",
     "train",
+    "validation_metrics",
     "write_atomically",
     "write_failure",
 ]

@@ -20,12 +20,12 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from hmoe.balance import Balance
-from hmoe.config import build, check, digest
+from hmoe.balance import Balance, mixture_layers
+from hmoe.config import build, check, digest, locate
 from hmoe.data import ByteLanguage, baselines
 from hmoe.errors import ConfigError
 from hmoe.layer import Tree
-from hmoe.metrics import direction
+from hmoe.metrics import direction, load_statistics
 from hmoe.models import cost
 from hmoe.training.checkpoints import AtomicCheckpointIO, Checkpoints, latest
 from hmoe.training.events import EventLog
@@ -54,16 +54,10 @@ def assemble(cfg: DictConfig, device: str = "cpu") -> Parts:
     Raises:
         ConfigError: parts that are wrong in themselves or do not go together.
     """
-    check(cfg)
+    _check(cfg)
     tree = build(cfg.tree)
     data = build(cfg.data)
     make_model = build(cfg.model)
-    if make_model.func.input_kind != data.input_kind:
-        raise ConfigError(
-            f"model = {make_model.func.__name__} reads {make_model.func.input_kind}, but the data "
-            f"({type(data).__name__}) are {data.input_kind}. Use model=transformer for tokens, "
-            "model=mlp for vectors."
-        )
     with torch.device(device):
         model = make_model(in_dim=data.in_dim, out_dim=data.out_dim)
     balance = build(cfg.balance)
@@ -95,6 +89,7 @@ def train(
         ConfigError, DataError: bad input, or a folder that cannot be used, before any step.
     """
     started = time.time()
+    _check(cfg)
     pl.seed_everything(cfg.seed, verbose=False)
     parts = assemble(cfg)
     options = parts.options
@@ -164,6 +159,15 @@ def train(
     return result
 
 
+def validation_metrics(parts: Parts) -> set[str]:
+    """The metrics that a validation of such a run tells."""
+    keys = {f"val/{name}" for name in TASKS[parts.data.task].scores}
+    if mixture_layers(parts.model):
+        no_load_E = torch.zeros(parts.tree.num_experts, dtype=torch.int64)
+        keys |= {f"val/load/{key}" for key in load_statistics(no_load_E, parts.tree)}
+    return keys
+
+
 def make_trainer(options: TrainerOptions, run: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
     """The Lightning trainer of a run: endless batches, counted in steps, quiet."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -216,6 +220,20 @@ def provenance() -> dict[str, Any]:
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
         "hardware": f"{hardware}, {os.cpu_count()} CPU cores",
     }
+
+
+def _check(cfg: DictConfig) -> None:
+    """Raise ConfigError if the model cannot read the data, or a setting is not what it should be.
+
+    In this order: of data that are not text, a model of text misses settings of its own.
+    """
+    model, data = locate("model", cfg.model._target_), locate("data", cfg.data._target_)
+    if model.input_kind != data.input_kind:
+        raise ConfigError(
+            f"model = {model.__name__} reads {model.input_kind}, but the data ({data.__name__}) "
+            f"are {data.input_kind}. Use model=transformer for tokens, model=mlp for vectors."
+        )
+    check(cfg)
 
 
 def _tokens_per_step(data: pl.LightningDataModule) -> int:

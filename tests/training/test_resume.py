@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from hmoe.config import compose
 from hmoe.errors import ConfigError
+from hmoe.training import changed_settings
 from hmoe.training.checkpoints import latest
-from tests.tiny import Killed, checkpoint, curve, events, killed, same, train_in
+from tests.tiny import RUN, Killed, checkpoint, curve, events, killed, same, train_in
 
 BALANCES = ("balance=switch", "balance=bias")
 
@@ -177,7 +179,8 @@ def test_a_run_is_not_gone_on_with_under_other_settings(tmp_path):
         train_in(tmp_path / "run", "gate=bottom_up")
     assert same(before, checkpoint(tmp_path / "run"))
     # Where it is kept, and on how many cores it runs, may change.
-    train_in(tmp_path / "run", "trainer.threads=2", "runs=elsewhere", "name=run")
+    moved = compose([*RUN, "trainer.threads=2", "runs=elsewhere", "name=run"])
+    assert changed_settings(tmp_path / "run", moved) == []
 
 
 def test_one_process_at_a_time_trains_in_a_folder(tmp_path, monkeypatch):
