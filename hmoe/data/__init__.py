@@ -8,7 +8,7 @@ from hmoe.data.baselines import baselines, gzip_bits_per_byte, order_n_bits_per_
 from hmoe.data.byte_language import ByteLanguage
 from hmoe.data.digits import Digits
 from hmoe.data.idx_images import IdxImages
-from hmoe.data.loader import Batch, SplitLoader, StepLoader
+from hmoe.data.loader import Batch, SplitLoader, StepLoader, StreamData
 from hmoe.data.pixels import PixelData
 from hmoe.data.stdlib import Stdlib
 from hmoe.data.text import Text
@@ -22,6 +22,7 @@ __all__ = [
     "SplitLoader",
     "Stdlib",
     "StepLoader",
+    "StreamData",
     "Text",
     "baselines",
     "gzip_bits_per_byte",

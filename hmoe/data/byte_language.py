@@ -18,11 +18,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from hmoe.data.checks import check_at_least, check_seed, check_shares, data_error
-from hmoe.data.loader import SPLITS, Batch, Split, SplitLoader, StepLoader, random_state
+from hmoe.data.loader import SPLITS, Batch, Split, SplitLoader, StreamData, random_state
 from hmoe.errors import ConfigError
 
 NUM_BYTES = 256
@@ -49,7 +48,7 @@ class Corpus(NamedTuple):
     """Domain of each piece: int64 (pieces, levels)."""
 
 
-class ByteLanguage(LightningDataModule):
+class ByteLanguage(StreamData):
     """Windows of bytes: x and y int64 (B, S), and domain int64 (B, S, levels) of the bytes of x.
 
     Args:
@@ -167,22 +166,8 @@ class ByteLanguage(LightningDataModule):
         starts = draw.randint(num_starts, size=self.batch_size, dtype=np.int64)
         return self._batch("train", torch.from_numpy(starts))
 
-    def train_dataloader(self) -> StepLoader:
-        """Return the endless training stream, from the trainer's step on."""
-        return StepLoader(
-            batch_at=self.train_batch,
-            first_step=lambda: self.trainer.global_step if self.trainer else 0,
-        )
-
-    def val_dataloader(self) -> SplitLoader:
-        """Return one pass over the validation windows."""
-        return self._pass_over("val")
-
-    def test_dataloader(self) -> SplitLoader:
-        """Return one pass over the test windows."""
-        return self._pass_over("test")
-
-    def _pass_over(self, split: Split) -> SplitLoader:
+    def pass_over(self, split: Split) -> SplitLoader:
+        """Return one pass over an evaluation split."""
         starts = self._eval_starts(split)
         return SplitLoader(
             num_rows=len(starts),

@@ -5,12 +5,14 @@ step gets the same one. So arms of a study are paired by seed, and a resumed run
 data of the uninterrupted one, with nothing about the stream to save in a checkpoint.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Literal
 
 import numpy as np
 import torch
+from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from hmoe.errors import ConfigError
@@ -108,3 +110,30 @@ class SplitLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         return map(self._batch_of, self._rows)
+
+
+class StreamData(LightningDataModule, ABC):
+    """What all sets share: an endless seeded training stream, and one pass over a split."""
+
+    @abstractmethod
+    def train_batch(self, step: int) -> Batch:
+        """Return the batch of `step`, a pure function of (seed, step)."""
+
+    @abstractmethod
+    def pass_over(self, split: Split) -> SplitLoader:
+        """Return one pass over an evaluation split."""
+
+    def train_dataloader(self) -> StepLoader:
+        """Return the endless training stream, from the trainer's step on."""
+        return StepLoader(
+            batch_at=self.train_batch,
+            first_step=lambda: self.trainer.global_step if self.trainer else 0,
+        )
+
+    def val_dataloader(self) -> SplitLoader:
+        """Return one pass over the validation split."""
+        return self.pass_over("val")
+
+    def test_dataloader(self) -> SplitLoader:
+        """Return one pass over the test split."""
+        return self.pass_over("test")

@@ -11,11 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from hmoe.data.checks import check_at_least, check_seed
-from hmoe.data.loader import SPLITS, Batch, EpochOrder, Split, SplitLoader, StepLoader
+from hmoe.data.loader import SPLITS, Batch, EpochOrder, Split, SplitLoader, StreamData
 from hmoe.errors import ConfigError
 
 SPLIT_SEED = 1991
@@ -29,7 +28,7 @@ class Images(NamedTuple):
     labels: np.ndarray
 
 
-class PixelData(LightningDataModule):
+class PixelData(StreamData):
     """Images as vectors: x float32 (B, in_dim) in [-1, 1], y int64 (B,).
 
     A set adds `in_dim`, the pixels of an image, `out_dim`, the number of classes, and `_load`.
@@ -94,22 +93,8 @@ class PixelData(LightningDataModule):
         self.setup()
         return self._batch("train", self._order.rows_at(step))
 
-    def train_dataloader(self) -> StepLoader:
-        """Return the endless training stream, from the trainer's step on."""
-        return StepLoader(
-            batch_at=self.train_batch,
-            first_step=lambda: self.trainer.global_step if self.trainer else 0,
-        )
-
-    def val_dataloader(self) -> SplitLoader:
-        """Return one pass over the validation split."""
-        return self._pass_over("val")
-
-    def test_dataloader(self) -> SplitLoader:
-        """Return one pass over the test split."""
-        return self._pass_over("test")
-
-    def _pass_over(self, split: Split) -> SplitLoader:
+    def pass_over(self, split: Split) -> SplitLoader:
+        """Return one pass over an evaluation split."""
         self.setup()
         return SplitLoader(
             num_rows=len(self._images[split][1]),

@@ -1,7 +1,6 @@
 """Writing a report: report.html, one file that needs no other, and a short README.md beside it."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from hmoe.files import write_atomically
 from hmoe.report import numbers
 from hmoe.report.answer import answer, better
 from hmoe.report.circumstances import circumstances
@@ -46,8 +46,8 @@ def write_report(runs: Path, study: str, out: Path) -> Path:
     record = read_study(runs, study)
     record = with_history(runs, record, [curve_key(o) for o in record.objectives])
     out.mkdir(parents=True, exist_ok=True)
-    _write(out / README, readme(record))
-    _write(out / PAGE, html(record))
+    write_atomically(out / README, readme(record))
+    write_atomically(out / PAGE, html(record))
     return out / PAGE
 
 
@@ -154,9 +154,3 @@ def _markdown(text: Any) -> str:
         return text
     marks = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "\n": " "}
     return "".join(marks.get(c, c) for c in str(text))
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)

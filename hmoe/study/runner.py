@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hmoe.config import compose
 from hmoe.errors import ConfigError, HmoeError
+from hmoe.files import write_atomically
 from hmoe.study.contract import PlannedArm
 from hmoe.study.search import Search, Ticket
 from hmoe.study.space import settings_of
@@ -32,7 +33,6 @@ from hmoe.training import (
     held,
     provenance,
     start_server,
-    write_atomically,
     write_failure,
 )
 

@@ -8,11 +8,12 @@ The bookmark may therefore be lost at any time; it saves work, it does not hold 
 
 import json
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
+
+from hmoe.files import write_atomically
 
 EVENTS = "events.jsonl"
 _BOOKMARK = "mlflow_upload.json"
@@ -85,13 +86,6 @@ def new_events(folder: Path, mark: Bookmark, batch: int) -> Iterator[list[Event]
             events += [event for event in found or () if _take(event, mark)]
     # Also when empty: the lines read may have moved the bookmark.
     yield events
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file that is at all times either the old one or the new one."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(text)
-    os.replace(part, path)
 
 
 def _parse(line: bytes) -> list[Event] | None:

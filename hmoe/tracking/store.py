@@ -19,8 +19,9 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from hmoe.errors import ConfigError, nearest
+from hmoe.files import write_atomically
 from hmoe.tracking.client import PARENT, artifact_root, open_client, search
-from hmoe.tracking.events import Bookmark, new_events, write_atomically
+from hmoe.tracking.events import Bookmark, new_events
 from hmoe.tracking.record import (
     STATUS,
     as_text,

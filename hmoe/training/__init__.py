@@ -1,7 +1,7 @@
 """One LightningModule, one train(cfg), and children that run it in processes of their own."""
 
 from hmoe.training.child import Child, start_server, write_failure
-from hmoe.training.folder import changed_settings, held, write_atomically
+from hmoe.training.folder import changed_settings, held
 from hmoe.training.learner import Learner
 from hmoe.training.options import AdamW, TrainerOptions
 from hmoe.training.train import Parts, assemble, make_trainer, provenance, train, validation_metrics
@@ -20,6 +20,5 @@ __all__ = [
     "start_server",
     "train",
     "validation_metrics",
-    "write_atomically",
     "write_failure",
 ]

@@ -21,7 +21,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from hmoe.errors import HmoeError
-from hmoe.training.folder import write_atomically
+from hmoe.files import write_atomically
 
 FAILURE = "failure.json"
 RESULT = "result.json"

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hmoe.config import literal, to_yaml
 from hmoe.errors import ConfigError
+from hmoe.files import write_atomically
 
 CONFIG = "config.yaml"
 # Where a run is kept, and on how many cores, does not change what it is.
@@ -86,16 +87,6 @@ def changed_settings(run: Path, cfg: DictConfig) -> list[str]:
         for key in dict.fromkeys([*before, *after])
         if before.get(key) != after.get(key) and key not in _NOT_SETTINGS
     ]
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that it is either absent, old, or new and whole."""
-    aside = path.with_name(path.name + ".tmp")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
 
 
 def _taken(descriptor: int) -> bool:

@@ -24,12 +24,13 @@ from hmoe.balance import Balance, mixture_layers
 from hmoe.config import build, check, digest, locate
 from hmoe.data import ByteLanguage, baselines
 from hmoe.errors import ConfigError
+from hmoe.files import write_atomically
 from hmoe.layer import Tree
 from hmoe.metrics import direction, load_statistics
 from hmoe.models import cost
 from hmoe.training.checkpoints import AtomicCheckpointIO, Checkpoints, latest
 from hmoe.training.events import EventLog
-from hmoe.training.folder import run_folder, write_atomically
+from hmoe.training.folder import run_folder
 from hmoe.training.learner import DivergedError, Learner
 from hmoe.training.options import AdamW, TrainerOptions
 from hmoe.training.progress import ProgressBar
