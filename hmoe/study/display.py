@@ -82,7 +82,7 @@ class ProgressDisplay:
     def show(self, progress: Progress) -> None:
         """Take in what the runner reports."""
         if progress.message:
-            self._bar.console.print(progress.message, highlight=False, markup=False)
+            self._bar.console.print(progress.message, highlight=False, markup=False, soft_wrap=True)
         self._bar.update(
             self._task,
             total=progress.total_steps,
