@@ -44,5 +44,5 @@ def test_a_command_is_understood(command: str, tmp_path: Path) -> None:
         assert load_sweep(sweep, overrides[1:]).arms
     else:
         (tmp_path / "a.txt").write_text("hierarchy " * 2000)
-        overrides = [o.replace("~/notes", str(tmp_path)) for o in overrides]
+        overrides = [o.replace("$HOME/notes", str(tmp_path)) for o in overrides]
         assert assemble(compose(overrides), device="meta").model
