@@ -42,12 +42,16 @@ def open_client(runs: Path) -> MlflowClient:
 
     No global state: `mlflow.set_tracking_uri` is never called, so that a host program's own use
     of MLflow goes on undisturbed. One process at a time: two that make the tables of one fresh
-    database spoil each other's.
+    database spoil each other's. And made aside: a kill half way, which takes seconds, would leave
+    tables that MLflow neither completes nor accepts.
     """
     with _quiet(), _alone(runs):
-        client = MlflowClient(tracking_uri=tracking_uri(runs))
-        client.search_experiments(max_results=1)
-    return client
+        if not database(runs).exists():
+            aside = database(runs).with_suffix(".part")
+            aside.unlink(missing_ok=True)
+            _open(aside)
+            os.replace(aside, database(runs))
+        return _open(database(runs))
 
 
 def search(client: MlflowClient, experiments: Sequence[str], where: str) -> Iterator[MlflowRun]:
@@ -65,6 +69,12 @@ def search(client: MlflowClient, experiments: Sequence[str], where: str) -> Iter
         token = page.token
         if not token:
             return
+
+
+def _open(file: Path) -> MlflowClient:
+    client = MlflowClient(tracking_uri=f"sqlite:///{file}")
+    client.search_experiments(max_results=1)
+    return client
 
 
 @contextmanager
