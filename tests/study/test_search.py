@@ -251,6 +251,7 @@ def test_draws_do_not_depend_on_how_often_the_search_was_cut_off(
     assert final(search) == undisturbed
 
 
+@pytest.mark.slow
 def test_two_workers_and_owners_that_die_draw_as_two_undisturbed_workers(plan, tmp_path):
     def run(folder, dies):
         """Keep two trials under way; the earlier of the two ends first."""

@@ -37,16 +37,15 @@ def assert_ends_alike(folder: Path, other: Path) -> None:
         assert curve(folder, key) == curve(other, key)
 
 
-@pytest.mark.parametrize("balance", BALANCES)
 @pytest.mark.parametrize(
-    ("where", "step", "resumed_from"),
+    ("balance", "where", "step", "resumed_from"),
     [
-        ("training_step", 3, None),
-        ("training_step", 9, "step_00000005.ckpt"),  # after a validation, between checkpoints
-        ("training_step", 13, "step_00000010.ckpt"),  # in the middle of an epoch
-        ("training_step", 17, "step_00000015.ckpt"),  # in the second epoch
-        ("validation_step", 16, "step_00000015.ckpt"),
-        ("test_step", 20, "step_00000020.ckpt"),
+        ("balance=bias", "training_step", 3, None),
+        ("balance=switch", "training_step", 9, "step_00000005.ckpt"),  # after a validation
+        ("balance=bias", "training_step", 13, "step_00000010.ckpt"),  # in the middle of an epoch
+        ("balance=switch", "training_step", 17, "step_00000015.ckpt"),  # in the second epoch
+        ("balance=bias", "validation_step", 16, "step_00000015.ckpt"),
+        ("balance=bias", "test_step", 20, "step_00000020.ckpt"),
     ],
 )
 def test_a_resumed_run_ends_with_the_weights_of_the_uninterrupted_one(
