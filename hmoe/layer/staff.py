@@ -68,7 +68,7 @@ class ByUnit(nn.Module):
 
     Args:
         tree: the organisation.
-        num_experts: E, those of the tree.
+        num_experts: E, those of the tree; another number are shared experts, of the default kind.
         dim: width D of a token.
         default: bank of all experts of which nothing else is said, called as
             default(num_experts=, dim=).
@@ -91,7 +91,10 @@ class ByUnit(nn.Module):
         super().__init__()
         for name in units:
             node_number("experts.units", name, tree)
-        kind_E = [_longest(tree.path_N[node], units) for node in tree.node_E]
+        # A bank of another size is one of shared experts, which are of the default kind.
+        kind_E: list[str | None] = [None] * num_experts
+        if num_experts == tree.num_experts:
+            kind_E = [_longest(tree.path_N[node], units) for node in tree.node_E]
         # Neighbours of one kind are one bank, so that its grouped product stays one.
         runs = [(kind, len(list(run))) for kind, run in groupby(kind_E)]
         self.sizes = [size for _, size in runs]
