@@ -200,7 +200,10 @@ def test_a_bottom_up_tree_under_exact_top_k_is_flat(
 ) -> None:
     parts = {
         "gate": bottom_up(),
-        "selection": best(some_k(data, tree.num_experts, least=2), weights="renormalized"),
+        "selection": best(
+            some_k(data, tree.num_experts, least=2),
+            weights=data.draw(st.sampled_from(["probs", "renormalized", "softmax"])),
+        ),
     }
     torch.manual_seed(seed)
     deep, flat = layer(tree, **parts), layer(Tree.from_spec([tree.num_experts]), **parts)
