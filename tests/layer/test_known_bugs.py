@@ -42,11 +42,13 @@ NOISY = {
     "tied_learned": tied(noise="learned"),
     "bottom_up": bottom_up(noise="gumbel"),
     "heads": heads(gate=top_down(noise="learned")),
+    "hiding_heads": heads(gate=top_down(noise="learned"), visible=[["0", "1", "2"], ["0", "2"]]),
 }
 ALL_GATES = (
     GATES | NOISY | {"tied_plain": tied(), "levels": top_down(score=["linear", "mlp"], width=4)}
 )
-LEARNING = [name for name in ALL_GATES if name not in ("random", "hash")]
+# What a head may not use it need not learn.
+LEARNING = [name for name in ALL_GATES if name not in ("random", "hash", "hiding_heads")]
 # Even weights are for gates that do not learn.
 WEIGHING = [name for name in SELECTIONS if name != "top_2_even"]
 

@@ -21,7 +21,7 @@ from hmoe.errors import ConfigError
 from hmoe.layer import Choice, HMoE, Routing, Scores, Tree, expert_choice, soft
 from hmoe.layer.beam import beam_search
 from hmoe.layer.tree_ops import at_experts, path_product
-from tests.cases import DIM, best, bottom_up, down, layer_of, tied, top_down
+from tests.cases import DIM, best, bottom_up, down, heads, layer_of, tied, top_down
 
 T = 12
 law = settings(max_examples=30, deadline=None, derandomize=True, database=None)
@@ -355,6 +355,19 @@ def test_expert_choice_down_the_tree_is_even_on_every_level(spec: list[int], see
     for _ in spec:
         tokens = ceil(tokens / 2)
     assert routing.load_E.tolist() == [tokens] * tree.num_experts
+
+
+@law
+@given(RAGGED, SEEDS)
+def test_a_head_works_only_with_the_units_that_it_sees(spec: dict[str, Any], seed: int) -> None:
+    tree = Tree.from_spec(spec)
+    units = list(spec)
+    torch.manual_seed(seed)
+    gate = heads(len(units), visible=[[unit] for unit in units])(tree=tree, dim=DIM)
+    scores = gate(torch.randn(T, DIM))
+    routing = best(1)(scores, gate.choose(scores, None))
+    unit_R = [tree.path_N[tree.node_E[e]].split(".")[0] for e in routing.expert_R.tolist()]
+    assert unit_R == [unit for unit in units for _ in range(T)]
 
 
 # Gradients.
