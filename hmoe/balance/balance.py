@@ -93,8 +93,9 @@ def _try_term(
         values = term.loss(routing)
     except ConfigError as error:
         raise ConfigError(f"balance.terms.{name}.loss: {error}") from error
-    for weight, (level, value) in zip(weights, values.items(), strict=True):
-        if weight and not _moves(value, routing):
+    slices = layer.tree.level_slices
+    for weight, here, (level, value) in zip(weights, slices, values.items(), strict=True):
+        if weight and not _moves(value, here.start, routing):
             raise ConfigError(
                 f"balance.terms.{name}.weight = {weight} on {level}: this loss has no gradient "
                 "for the gate there, so it would change nothing (load_cv2 needs gate.noise="
@@ -103,13 +104,13 @@ def _try_term(
             )
 
 
-def _moves(value: Tensor, routing: Routing) -> bool:
-    """Whether some number the gate gave would change this value."""
+def _moves(value: Tensor, start: int, routing: Routing) -> bool:
+    """Whether some number that the gate gave nodes from `start` on would change this value."""
     given = [v for v in vars(routing.scores).values() if getattr(v, "requires_grad", False)]
     if not value.requires_grad:
         return False
     gradients = torch.autograd.grad(value, given, retain_graph=True, allow_unused=True)
-    return any(gradient is not None and bool(gradient.any()) for gradient in gradients)
+    return any(gradient is not None and gradient[:, start:].any() for gradient in gradients)
 
 
 def _weights(name: str, weight: float | Sequence[float], levels: int) -> list[float]:
