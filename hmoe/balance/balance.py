@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hmoe.balance.bias import BiasController
 from hmoe.errors import ConfigError
-from hmoe.layer import HMoE, Routing
+from hmoe.layer import HMoE, Routing, Scores
 
 
 class Term(NamedTuple):
@@ -82,7 +82,7 @@ def _try_term(
     name: str, term: Term, weights: Sequence[float], layer: HMoE, reads_sequences: bool
 ) -> None:
     routing = layer.try_out(2)
-    if routing.scores is None:
+    if not isinstance(routing.scores, Scores):
         raise ConfigError(
             f"balance.terms.{name}: losses need the scores of all nodes, and a gate that looks at "
             "chosen units only has none. Use balance=bias or balance=none."

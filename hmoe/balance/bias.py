@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hmoe.balance.ranks import over_ranks
 from hmoe.errors import ConfigError
-from hmoe.layer import HMoE, expert_choice
+from hmoe.layer import HMoE, Scores, expert_choice
 from hmoe.layer.checks import check_names, per_level
 from hmoe.layer.tree import ROOT
 from hmoe.layer.tree_ops import at_parents
@@ -120,9 +120,11 @@ def _check_units(layer: HMoE) -> None:
     if unit == ROOT:
         return
     scores = layer.try_out(1).scores
-    bias_N = (tree.index("parent_N", scores.weight_TN.device) == unit).float()
-    before, after = (layer.gate.choose(scores, bias).weight_TN for bias in (None, bias_N))
-    if torch.allclose(before, after):
+    bias_N = (tree.index("parent_N", torch.device("cpu")) == unit).float()
+    # A gate that looks at chosen units only weighs them from the top down.
+    if not isinstance(scores, Scores) or torch.allclose(
+        layer.gate.choose(scores, None).weight_TN, layer.gate.choose(scores, bias_N).weight_TN
+    ):
         raise ConfigError(
             "balance.bias.among = experts: this gate weighs units without looking at the biases of "
             "their experts, so these cannot move the load between units. Use gate=bottom_up, or "
