@@ -171,8 +171,13 @@ class TopDown(Gate):
         return Choice(factor_TN, path_product(factor_TN, self.tree))
 
     def random_scores(self, num_tokens: int, generator: torch.Generator) -> Scores:
-        logits_TN = torch.randn(num_tokens, self.tree.num_nodes, generator=generator)
-        return self.read((logits_TN + self._prior()).requires_grad_())
+        noiseless_TN = torch.randn(num_tokens, self.tree.num_nodes, generator=generator)
+        logits_TN = (noiseless_TN + self._prior()).requires_grad_()
+        if "learned" not in self.noise_L:
+            return self.read(logits_TN)
+        # As strong as at the start of training, where it does not depend on the token.
+        noise_L = [F.softplus(torch.zeros(())).item() * (n == "learned") for n in self.noise_L]
+        return self.read(logits_TN, logits_TN, self._by_node(noise_L).expand_as(logits_TN))
 
     def _factors(self, logits_TN: Tensor) -> Tensor:
         return among_siblings([_LINKS[link] for link in self.link_L], logits_TN, self.tree)
