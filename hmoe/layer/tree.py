@@ -121,6 +121,11 @@ class Tree:
         )
 
     @cached_property
+    def has_shallow_experts(self) -> bool:
+        """Whether some expert sits above the last level."""
+        return self.level_N[self.node_E[0]] != self.num_levels - 1
+
+    @cached_property
     def leaves_first_N(self) -> tuple[int, ...]:
         """Per level, where its nodes lie when its experts are listed before its inner nodes."""
         order: list[int] = []
@@ -208,6 +213,7 @@ _TABLES: dict[str, Callable[[Tree], Tensor]] = {
         torch.zeros(tree.num_nodes).bool().index_fill(0, torch.tensor(tree.node_E), True)
     ),
     "node_E": lambda tree: torch.tensor(tree.node_E),
+    "level_N": lambda tree: torch.tensor(tree.level_N),
     "parent_N": lambda tree: torch.tensor(tree.parent_N),
     "share_N": lambda tree: torch.tensor(tree.share_N),
     "num_below_N": lambda tree: torch.tensor(tree.num_below_N),
