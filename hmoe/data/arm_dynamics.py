@@ -21,20 +21,22 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Arm:
-    """What an arm is made of; in its zero position every link stands straight up.
+    """What an arm is made of. In its zero position all frames are those of space.
 
     Attributes:
-        axes: unit vector around which each joint turns, given in the frame of the link before it.
-        lengths: metres from each joint to the next.
-        masses: kilograms, in the middle of each link.
+        axes: unit vector around which each joint turns.
+        links: from each joint to the next, or to the tip, in metres.
+        masses: of each link, kilograms.
+        center: where on its link a mass sits, from 0 (its joint) to 1 (the next).
         rotor: inertia of each joint's motor, kg m^2; it keeps M positive definite.
         viscous: friction of each joint, newton metres per radian per second.
         gravity: m / s^2, pulling along -z.
     """
 
     axes: tuple[tuple[float, float, float], ...]
-    lengths: tuple[float, ...]
+    links: tuple[tuple[float, float, float], ...]
     masses: tuple[float, ...]
+    center: float
     rotor: float
     viscous: float
     gravity: float
@@ -52,7 +54,7 @@ def equation_of_motion(arm: Arm, q_RJ: Array, v_RJ: Array) -> tuple[Array, Array
     joints: list[Array] = []
     mass_RJJ = np.broadcast_to(arm.rotor * np.eye(num_joints), (num_rows, num_joints, num_joints))
     bias_RJ = arm.viscous * v_RJ
-    for i, (axis, length, mass) in enumerate(zip(arm.axes, arm.lengths, arm.masses, strict=True)):
+    for i, (axis, link, mass) in enumerate(zip(arm.axes, arm.links, arm.masses, strict=True)):
         axis_R3 = frame_R33 @ np.array(axis)
         turn_R3 = axis_R3 * v_RJ[:, i : i + 1]
         dw_R3 = dw_R3 + np.cross(w_R3, turn_R3)
@@ -60,16 +62,17 @@ def equation_of_motion(arm: Arm, q_RJ: Array, v_RJ: Array) -> tuple[Array, Array
         frame_R33 = frame_R33 @ _rotation(axis, q_RJ[:, i])
         axes.append(axis_R3)
         joints.append(joint_R3)
-        link_R3 = length * frame_R33[:, :, 2]
+        link_R3 = frame_R33 @ np.array(link)
         jacobian_R3J = np.zeros((num_rows, 3, num_joints))
         for j in range(i + 1):
-            jacobian_R3J[:, :, j] = np.cross(axes[j], joint_R3 + link_R3 / 2 - joints[j])
-        # The link is one rigid body: what half of it adds to the acceleration, the whole doubles.
-        half_R3 = np.cross(dw_R3, link_R3 / 2) + np.cross(w_R3, np.cross(w_R3, link_R3 / 2))
+            jacobian_R3J[:, :, j] = np.cross(axes[j], joint_R3 + arm.center * link_R3 - joints[j])
+        # What turning adds to the acceleration grows in proportion along the link.
+        more_R3 = np.cross(dw_R3, link_R3) + np.cross(w_R3, np.cross(w_R3, link_R3))
+        center_R31 = (acc_R3 + arm.center * more_R3)[:, :, None]
         transposed_RJ3 = jacobian_R3J.swapaxes(1, 2)
         mass_RJJ = mass_RJJ + mass * transposed_RJ3 @ jacobian_R3J
-        bias_RJ = bias_RJ + mass * (transposed_RJ3 @ (acc_R3 + half_R3)[:, :, None])[:, :, 0]
-        joint_R3, acc_R3 = joint_R3 + link_R3, acc_R3 + 2 * half_R3
+        bias_RJ = bias_RJ + mass * (transposed_RJ3 @ center_R31)[:, :, 0]
+        joint_R3, acc_R3 = joint_R3 + link_R3, acc_R3 + more_R3
     return mass_RJJ, bias_RJ
 
 

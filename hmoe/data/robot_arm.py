@@ -7,11 +7,12 @@ rad/s, 4 torques in N m) and 4 targets (accelerations in rad/s^2). The first, be
     acceleration 75.78 -37.47 23.72 -32.33
 
 The task is that of Jordan & Jacobs (1994), section 4 (the arm of Fun & Jordan 1993): 15,000 rows
-to train on, 5,000 to test on. Their simulator is not to be had, and this one is ours: joints around
-z, y, y, x; links of 0.4 m; 2, 1.5, 1 and 0.5 kg; rotors of 0.05 kg m^2; viscous friction of 0.1;
-g 9.81. The way the links point, where the masses sit and the ranges of positions, velocities and
-torques are calibrated: they were chosen so that the best linear map has about the relative error
-that the paper reports, 0.31. So errors are comparable with the paper's in kind, not digit by digit.
+to train on, 5,000 to test on. Their simulator is not to be had, and this one is ours: a column, an
+upper arm and a forearm of 0.4 m each and a hand that rolls; joints around z, y, y, x; 2, 1.5, 1 and
+0.5 kg; rotors of 0.05 kg m^2; viscous friction of 0.1; g 9.81. The ranges and the place of the
+masses on their links are calibrated: they were chosen so that the best linear map has about the
+relative error that the paper reports, 0.31. So errors are comparable with the paper's in kind, not
+digit by digit. The hand has no lever, so the fourth target is linear in its torque and velocity.
 """
 
 import hashlib
@@ -28,8 +29,9 @@ from hmoe.errors import ConfigError
 
 ARM = Arm(
     axes=((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0)),
-    lengths=(0.4, 0.4, 0.4, 0.4),
+    links=((0.0, 0.0, 0.4), (0.4, 0.0, 0.0), (0.4, 0.0, 0.0), (0.0, 0.0, 0.0)),
     masses=(2.0, 1.5, 1.0, 0.5),
+    center=0.4,
     rotor=0.05,
     viscous=0.1,
     gravity=9.81,

@@ -30,7 +30,7 @@ def test_one_joint_by_hand() -> None:
 
     At 30 degrees gravity's torque is 2 * 10 * 0.5 * sin 30 = 5; friction takes 0.2 * 3.
     """
-    arm = Arm(axes=(Y_AXIS,), lengths=(1.0,), masses=(2.0,), rotor=0.1, viscous=0.2, gravity=10.0)
+    arm = Arm((Y_AXIS,), ((0.0, 0.0, 1.0),), (2.0,), 0.5, rotor=0.1, viscous=0.2, gravity=10.0)
     q, v, torque = (np.array([[value]]) for value in (np.pi / 6, 3.0, 1.6))
     mass, bias = equation_of_motion(arm, q, v)
     assert mass[0, 0, 0] == pytest.approx(0.6)
@@ -41,9 +41,10 @@ def test_one_joint_by_hand() -> None:
 def test_two_joints_in_a_plane_are_those_of_the_textbook() -> None:
     """Two links around y (Craig, Introduction to Robotics, ch. 6; angles from the vertical)."""
     (m1, m2), (l1, l2), g = (1.5, 0.8), (0.6, 0.5), 9.81
-    arm = Arm((Y_AXIS, Y_AXIS), (l1, l2), (m1, m2), rotor=0.0, viscous=0.0, gravity=g)
+    links = ((0.0, 0.0, l1), (0.0, 0.0, l2))
+    arm = Arm((Y_AXIS, Y_AXIS), links, (m1, m2), center=0.3, rotor=0.0, viscous=0.0, gravity=g)
     q, v, _ = states(50, 2)
-    r1, r2 = l1 / 2, l2 / 2  # the masses are in the middle
+    r1, r2 = 0.3 * l1, 0.3 * l2
     c2, s2 = np.cos(q[:, 1]), np.sin(q[:, 1])
     m11 = m1 * r1**2 + m2 * (l1**2 + r2**2 + 2 * l1 * r2 * c2)
     m12 = m2 * (r2**2 + l1 * r2 * c2)
@@ -69,27 +70,25 @@ def test_the_mass_matrix_is_symmetric_and_positive_definite() -> None:
 def test_energy_grows_by_the_work_done_and_by_nothing_else() -> None:
     """d/dt (1/2 v M v) = v torque without friction and gravity; friction takes viscous v^2."""
     q, v, torque = states(200, 4)
-    for arm, lost in (
-        (replace(ARM, gravity=0.0, viscous=0.0), 0.0),
-        (replace(ARM, gravity=0.0), 1),
-    ):
+    links = (*ARM.links[:3], (0.1, 0.2, 0.3))  # a lever for the hand, so that all joints interact
+    free = replace(ARM, links=links, gravity=0.0, viscous=0.0)
+    for arm in (free, replace(free, viscous=0.1)):
         acceleration = accelerations(arm, q, v, torque)
         energies = []
         for step in (1e-5, -1e-5):
             v_then = v + step * acceleration
             mass, _ = equation_of_motion(arm, q + step * v + step**2 / 2 * acceleration, v_then)
             energies.append(np.einsum("ri,rij,rj->r", v_then, mass, v_then) / 2)
-        power = (v * torque).sum(1) - lost * arm.viscous * (v * v).sum(1)
+        power = (v * torque).sum(1) - arm.viscous * (v * v).sum(1)
         np.testing.assert_allclose((energies[0] - energies[1]) / 2e-5, power, rtol=1e-5, atol=1e-5)
 
 
 def heights(q: np.ndarray) -> np.ndarray:
-    """Height of the middle of each of the four links, by spherical trigonometry."""
-    cos1, cos12 = np.cos(q[:, 1]), np.cos(q[:, 1] + q[:, 2])
-    joints = np.stack([0.4 + 0 * cos1, 0.4 + 0.4 * cos1, 0.4 + 0.4 * (cos1 + cos12)], 1)
-    links = np.stack([0.4 + 0 * cos1, 0.4 * cos1, 0.4 * cos12, 0.4 * cos12 * np.cos(q[:, 3])], 1)
-    starts = np.concatenate([np.zeros((len(q), 1)), joints], 1)
-    return starts + links / 2
+    """Height of each mass: upper arm and forearm sink with the sine of their angle, (R, 4)."""
+    upper, fore = -0.4 * np.sin(q[:, 1]), -0.4 * np.sin(q[:, 1] + q[:, 2])
+    column = np.full(len(q), 0.4)
+    heights = [0.4 * column, column + 0.4 * upper, column + upper + 0.4 * fore]
+    return np.stack([*heights, column + upper + fore], 1)
 
 
 def test_an_arm_at_rest_is_held_by_the_slope_of_its_potential_energy() -> None:
@@ -118,6 +117,12 @@ def data() -> RobotArm:
     data = make()
     data.setup()
     return data
+
+
+def test_the_hand_has_no_lever() -> None:
+    """Its acceleration is (torque - 0.1 velocity) / 0.05, whatever the rest of the arm does."""
+    x, y = simulate(100)
+    np.testing.assert_allclose(y[:, 3], (x[:, 11] - 0.1 * x[:, 7]) / 0.05, atol=1e-9)
 
 
 def test_rows_are_in_their_ranges_and_obey_the_equation_of_motion() -> None:
