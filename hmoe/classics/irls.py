@@ -24,7 +24,7 @@ def moments(x_TC: Tensor, weight_TM: Tensor) -> Tensor:
     total = x_TC.new_zeros(weight_TM.shape[1], num_features**2)
     for x, weight in zip(x_TC.split(_CHUNK), weight_TM.split(_CHUNK), strict=True):
         total += weight.T @ (x.unsqueeze(2) * x.unsqueeze(1)).flatten(1)
-    return total.unflatten(1, (num_features, num_features))
+    return total.view(-1, num_features, num_features)
 
 
 def least_squares(x_TC: Tensor, y_TO: Tensor, weight_TM: Tensor, start_MCO: Tensor) -> Tensor:
@@ -91,4 +91,5 @@ def _solve(matrix_MCC: Tensor, right_MCO: Tensor) -> Tensor:
     """Solve positive semidefinite systems, damped by the ridge."""
     mean_M1 = matrix_MCC.diagonal(dim1=1, dim2=2).mean(-1, keepdim=True)
     ridge_MC = (_RIDGE * mean_M1 + _RIDGE_FLOOR).expand(matrix_MCC.shape[:2])
-    return torch.linalg.solve(matrix_MCC + torch.diag_embed(ridge_MC), right_MCO)
+    solution_MCO: Tensor = torch.linalg.solve(matrix_MCC + torch.diag_embed(ridge_MC), right_MCO)
+    return solution_MCO
