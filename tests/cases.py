@@ -62,9 +62,9 @@ def tied(**options) -> Callable[..., Tied]:
     return partial(Tied, **(PLAIN_GATE | options))
 
 
-def heads(num: int = 2, visible=None, gate: Callable[..., TopDown] | None = None):
+def heads(num: int = 2, visible=None, gate=None, merge: str = "sum"):
     """Several gates, plain ones unless given."""
-    return partial(Heads, num=num, gate=gate or top_down(), visible=visible)
+    return partial(Heads, num=num, gate=gate or top_down(), visible=visible, merge=merge)
 
 
 def best(k: int, **options):
@@ -107,8 +107,7 @@ SELECTIONS = {
     "soft": soft,
     "top_1": best(1),
     "top_2": best(2, weights="renormalized"),
-    "top_2_after": best(2, weights="softmax", scale=2.5),
-    "top_2_even": best(2, weights="even"),
+    "top_2_after": best(2, weights="softmax"),
     "beam_1": best(1, beam=1),
     "beam_2": best(2, beam=2, weights="renormalized"),
     "descend_1": down(1),
@@ -172,7 +171,6 @@ def layer_of(**parts) -> Callable[..., HMoE]:
         "eval_selection": None,
         "experts": EXPERTS["mlp"],
         "shared": NO_SHARED,
-        "merge": "sum",
     }
     return partial(HMoE, **(plain | parts))
 

@@ -6,21 +6,17 @@ Letters: T tokens, D width, N nodes, R rows, H heads.
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from hmoe.errors import ConfigError
-from hmoe.layer.checks import check_names
 from hmoe.layer.dispatch import combine, permute
 from hmoe.layer.gates import Gate
 from hmoe.layer.routing import Routing
 from hmoe.layer.selection import Selection
 from hmoe.layer.staff import Shared
 from hmoe.layer.tree import Tree
-
-Merge = Literal["sum", "mean", "stack"]
 
 
 class HMoE(nn.Module):
@@ -33,8 +29,6 @@ class HMoE(nn.Module):
         eval_selection: rule outside training; None is the same rule.
         experts: called as experts(num_experts=, dim=); the module answers rows in expert order.
         shared: called as shared(tree=, dim=); the experts that all tokens of a unit meet.
-        merge: of several heads' answers the "sum" or "mean" goes on; "stack" gives every head its
-            own, (H, ..., D).
         dim: width D of a token.
 
     Raises:
@@ -57,20 +51,18 @@ class HMoE(nn.Module):
         eval_selection: Selection | None,
         experts: Callable[..., nn.Module],
         shared: Callable[..., Shared],
-        merge: Merge,
         dim: int,
     ) -> None:
         super().__init__()
-        check_names("ffn.merge", [merge], ("sum", "mean", "stack"))
         self.tree = tree
         self.gate = gate(tree=tree, dim=dim)
         self.selection = selection
         self.eval_selection = eval_selection or selection
         self.experts = experts(num_experts=tree.num_experts, dim=dim)
         self.shared = shared(tree=tree, dim=dim)
-        self.merge = merge
         self.register_buffer("bias_N", None)
-        weighs = self.try_out(1).weight_R.requires_grad
+        with torch.enable_grad():
+            weighs = self.try_out(1).weight_R.requires_grad
         if not weighs and any(True for _ in self.gate.parameters()):
             raise ConfigError(
                 "selection.weights: the weights do not depend on the gate, so it would never learn "
@@ -86,19 +78,19 @@ class HMoE(nn.Module):
     def forward(self, x: Tensor, key: Tensor | None = None) -> tuple[Tensor, Routing]:
         """(..., D) -> (..., D) and the routing of the T tokens in the leading axes.
 
+        A gate whose heads are stacked gives (H, ..., D), and a routing of H T tokens.
         `key` (...) are the tokens' ids, for gates that look at ids; axis 0 of x counts sequences.
         """
         x_TD = x.reshape(-1, x.shape[-1])
         routing = self.route(x_TD, None if key is None else key.reshape(-1))
         x_RD, order_R = permute(x_TD, routing)
         y_RD = self.experts(x_RD, routing.load_E)
-        y_TD = combine(y_RD, order_R, routing)
+        y_TD = self._merged(combine(y_RD, order_R, routing))
         if self.shared.experts is not None:
-            y_TD = y_TD + self.shared(x_TD, routing)
-        heads = self.gate.num_heads
+            y_TD = y_TD + self.shared(x_TD, self.shared_weights(routing))
         if x.ndim > 2:
-            routing = replace(routing, num_sequences=heads * x_TD.shape[0] // x.shape[-2])
-        return self._merged(y_TD.reshape(heads, *x.shape)), routing
+            routing = replace(routing, num_sequences=routing.num_tokens // x.shape[-2])
+        return y_TD.reshape(*([-1] if self.gate.merge == "stack" else []), *x.shape), routing
 
     def route(self, x_TD: Tensor, key_T: Tensor | None) -> Routing:
         """Who works on what: (T, D), ids (T,) or None -> Routing."""
@@ -115,10 +107,13 @@ class HMoE(nn.Module):
             self.eval_selection(scores, choice)
             return self.selection(scores, choice)
 
-    def _merged(self, y_H: Tensor) -> Tensor:
-        """Answers of the heads (H, ..., D), as they go on."""
-        if self.merge == "stack":
-            return y_H
-        if len(y_H) == 1:
-            return y_H[0]
-        return y_H.sum(0) if self.merge == "sum" else y_H.mean(0)
+    def shared_weights(self, routing: Routing) -> Tensor:
+        """What every shared expert weighs for every token: see `Shared.weights`."""
+        return self.shared.weights(routing, self.gate.merge, self.gate.num_heads)
+
+    def _merged(self, y_TD: Tensor) -> Tensor:
+        """Answers to the tokens of all heads (H T, D), as they go on: (T, D), or all, stacked."""
+        if self.gate.merge == "stack" or self.gate.num_heads == 1:
+            return y_TD
+        y_HTD: Tensor = y_TD.unflatten(0, (self.gate.num_heads, -1))
+        return y_HTD.sum(0) if self.gate.merge == "sum" else y_HTD.mean(0)
