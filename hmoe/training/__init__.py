@@ -6,6 +6,7 @@ from hmoe.training.folder import changed_settings, held
 from hmoe.training.learner import Learner
 from hmoe.training.options import AdamW, TrainerOptions
 from hmoe.training.progress import EpochBar
+from hmoe.training.tasks import competitive, own
 from hmoe.training.train import Parts, assemble, make_trainer, provenance, train, validation_metrics
 
 __all__ = [
@@ -17,9 +18,11 @@ __all__ = [
     "TrainerOptions",
     "assemble",
     "changed_settings",
+    "competitive",
     "fit",
     "held",
     "make_trainer",
+    "own",
     "provenance",
     "start_server",
     "train",
