@@ -31,7 +31,7 @@ Noise = Literal["none", "learned", "gumbel"]
 
 
 def smooth_step(t: Tensor) -> Tensor:
-    """0 below -1/2, 1 above 1/2, a cubic between (Hazimeh et al. 2020, eq. 6, with width 1)."""
+    """0 below -1/2, 1 above 1/2, a cubic between (Hazimeh et al. 2020, with width 1)."""
     t = t.clamp(-0.5, 0.5)
     return -2 * t**3 + 1.5 * t + 0.5
 
@@ -171,8 +171,13 @@ class TopDown(Gate):
         return Choice(factor_TN, path_product(factor_TN, self.tree))
 
     def random_scores(self, num_tokens: int, generator: torch.Generator) -> Scores:
-        logits_TN = torch.randn(num_tokens, self.tree.num_nodes, generator=generator)
-        return self.read((logits_TN + self._prior()).requires_grad_())
+        noiseless_TN = torch.randn(num_tokens, self.tree.num_nodes, generator=generator)
+        logits_TN = (noiseless_TN + self._prior()).requires_grad_()
+        if "learned" not in self.noise_L:
+            return self.read(logits_TN)
+        # As strong as at the start of training, where it does not depend on the token.
+        noise_L = [F.softplus(torch.zeros(())).item() * (n == "learned") for n in self.noise_L]
+        return self.read(logits_TN, logits_TN, self._by_node(noise_L).expand_as(logits_TN))
 
     def _factors(self, logits_TN: Tensor) -> Tensor:
         return among_siblings([_LINKS[link] for link in self.link_L], logits_TN, self.tree)
@@ -228,7 +233,7 @@ class Tied(TopDown):
     the score of a path is a sum of one score a level, and a beam of k finds the exact top k of all
     E at the cost of 2 sqrt E comparisons. With a `width` each level has a query of its own; the
     papers halve one query, which is the same function. Binary levels under a smooth step are the
-    selectors of DSelect-k (Hazimeh et al. 2021, eq. 3).
+    selectors of DSelect-k (Hazimeh et al. 2021).
 
     Arguments and further errors are those of `TopDown`.
 
