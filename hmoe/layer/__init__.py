@@ -1,5 +1,5 @@
-"""The algorithm, torch only. Read it in this order: tree, tree_ops, routing, gates, selection,
-experts, dispatch, hmoe."""
+"""The algorithm, torch only. Read it in this order: tree_spec, tree, tree_ops, routing, gates,
+selection, experts, dispatch, hmoe."""
 
 from hmoe.layer.experts import Mlp, SwiGlu
 from hmoe.layer.gates import BottomUp, TopDown

@@ -8,7 +8,8 @@ import torch
 
 from hmoe.errors import ConfigError
 from hmoe.layer import Tree
-from hmoe.layer.tree import Block
+from hmoe.layer.tree import Block, Run
+from hmoe.layer.tree_ops import sum_below
 
 RAGGED = {"sales": {"emea": 2, "us": 3}, "support": 2, "legal": 1}
 
@@ -64,6 +65,42 @@ def test_a_list_below_a_name_is_a_uniform_subtree() -> None:
 )
 def test_text_is_the_specification_in_short(spec: object, text: str) -> None:
     assert str(Tree.from_spec(spec)) == text
+
+
+def test_tables_of_children_by_hand() -> None:
+    tree = Tree.from_spec(RAGGED)
+
+    def table(name: str) -> list[int]:
+        return tree.index(name, torch.device("cpu")).tolist()
+
+    # sales, support, legal | emea, us, two in support | two in emea, three in us.
+    assert table("num_children_N") == [2, 2, 0, 2, 3, 0, 0, *[0] * 5]
+    units = [0, 1, 3, 4]
+    assert [table("first_child_N")[n] for n in units] == [3, 5, 7, 9]
+    assert [table("expert_N")[n] for n in tree.node_E] == list(range(8))
+    assert tree.runs == (
+        (Run(1, 2), Run(1, 2), Run(1, 0)),
+        (Run(1, 2), Run(1, 3), Run(2, 0)),
+        (Run(2, 0), Run(3, 0)),
+    )
+
+
+def test_a_million_experts() -> None:
+    tree = Tree.from_spec([16] * 5)
+    assert tree.runs[3] == (Run(16**4, 16),)
+    assert len(pickle.dumps(tree)) < 1000
+    assert (tree.num_experts, tree.num_nodes) == (16**5, (16**6 - 16) // 15)
+    cpu = torch.device("cpu")
+    # The first team of experts, and the last expert's managers one by one.
+    assert tree.index("first_child_N", cpu)[tree.level_slices[3]][0] == tree.level_slices[4].start
+    node, managers = tree.num_nodes - 1, 0
+    while (node := int(tree.index("parent_N", cpu)[node])) != -1:
+        managers += 1
+        assert node == tree.level_slices[4 - managers].stop - 1
+    assert managers == 4
+    load_N = sum_below(torch.arange(tree.num_experts), tree)
+    assert load_N[tree.level_slices[3]][1] == sum(range(16, 32))
+    assert load_N[:16].sum() == tree.num_experts * (tree.num_experts - 1) // 2
 
 
 def test_copies_and_pickles_leave_tables_behind() -> None:
