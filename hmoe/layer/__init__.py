@@ -4,6 +4,7 @@ selection, experts, dispatch, hmoe."""
 from hmoe.layer.experts import Mlp, SwiGlu
 from hmoe.layer.gates import BottomUp, TopDown
 from hmoe.layer.hmoe import HMoE
+from hmoe.layer.neurons import Neurons
 from hmoe.layer.routing import Routing
 from hmoe.layer.selection import Selection, descend, soft, top_k
 from hmoe.layer.tree import Tree
@@ -12,6 +13,7 @@ __all__ = [
     "BottomUp",
     "HMoE",
     "Mlp",
+    "Neurons",
     "Routing",
     "Selection",
     "SwiGlu",

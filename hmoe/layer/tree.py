@@ -230,9 +230,28 @@ def _level_N(tree: Tree) -> Tensor:
     return torch.arange(tree.num_levels).repeat_interleave(sizes)
 
 
-def _first_child_N(tree: Tree) -> Tensor:
+def _size_G(tree: Tree) -> Tensor:
+    """Nodes in each sibling group. Group 0 has the children of the root, then follow the units."""
     children = _num_children_N(tree)
-    return tree.level_slices[0].stop + children.cumsum(0) - children
+    return torch.cat([torch.tensor([tree.level_slices[0].stop]), children[children > 0]])
+
+
+def _group_below_N(tree: Tree) -> Tensor:
+    """The sibling group that the children of each node are; -1 for an expert."""
+    is_unit = _num_children_N(tree) > 0
+    return torch.where(is_unit, is_unit.cumsum(0), -1)
+
+
+def _start_G(tree: Tree) -> Tensor:
+    """First node of each sibling group."""
+    size = _size_G(tree)
+    return size.cumsum(0) - size
+
+
+def _group_N(tree: Tree) -> Tensor:
+    """The sibling group that each node is in."""
+    size = _size_G(tree)
+    return torch.arange(len(size)).repeat_interleave(size)
 
 
 def _num_below_N(tree: Tree) -> Tensor:
@@ -274,8 +293,10 @@ def _leaves_first_N(tree: Tree) -> Tensor:
 
 
 _TABLES: dict[str, Callable[[Tree], Tensor]] = {
-    "num_children_N": _num_children_N,
-    "first_child_N": _first_child_N,  # of an expert: where its children would be
+    "size_G": _size_G,
+    "start_G": _start_G,
+    "group_N": _group_N,
+    "group_below_N": _group_below_N,
     "parent_N": _parent_N,
     "level_N": _level_N,
     "num_below_N": _num_below_N,

@@ -67,16 +67,17 @@ def test_text_is_the_specification_in_short(spec: object, text: str) -> None:
     assert str(Tree.from_spec(spec)) == text
 
 
-def test_tables_of_children_by_hand() -> None:
+def test_sibling_groups_by_hand() -> None:
     tree = Tree.from_spec(RAGGED)
 
     def table(name: str) -> list[int]:
         return tree.index(name, torch.device("cpu")).tolist()
 
     # sales, support, legal | emea, us, two in support | two in emea, three in us.
-    assert table("num_children_N") == [2, 2, 0, 2, 3, 0, 0, *[0] * 5]
-    units = [0, 1, 3, 4]
-    assert [table("first_child_N")[n] for n in units] == [3, 5, 7, 9]
+    assert table("size_G") == [3, 2, 2, 2, 3]
+    assert table("start_G") == [0, 3, 5, 7, 9]
+    assert table("group_N") == [0, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 4]
+    assert table("group_below_N") == [1, 2, -1, 3, 4, *[-1] * 7]
     assert [table("expert_N")[n] for n in tree.node_E] == list(range(8))
     assert tree.runs == (
         (Run(1, 2), Run(1, 2), Run(1, 0)),
@@ -91,8 +92,8 @@ def test_a_million_experts() -> None:
     assert len(pickle.dumps(tree)) < 1000
     assert (tree.num_experts, tree.num_nodes) == (16**5, (16**6 - 16) // 15)
     cpu = torch.device("cpu")
-    # The first team of experts, and the last expert's managers one by one.
-    assert tree.index("first_child_N", cpu)[tree.level_slices[3]][0] == tree.level_slices[4].start
+    # Teams of experts come last; the last expert's managers are the last of their levels.
+    assert tree.index("start_G", cpu)[-(16**4)] == tree.level_slices[4].start
     node, managers = tree.num_nodes - 1, 0
     while (node := int(tree.index("parent_N", cpu)[node])) != -1:
         managers += 1
