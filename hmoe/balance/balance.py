@@ -72,10 +72,7 @@ def mixture_layers(model: nn.Module) -> list[HMoE]:
 
 
 def _check_choice(layer: HMoE) -> None:
-    with torch.device("cpu"):
-        even_1N = torch.tensor([layer.tree.share_N])
-        routing = layer.selection(layer.tree, even_1N, even_1N)
-    if routing.token_R.numel() == layer.tree.num_experts:
+    if layer.try_out(1).token_R.numel() == layer.tree.num_experts * layer.gate.num_heads:
         raise ConfigError(
             "balance.bias: the selection sends every token to every expert, so there is no load "
             "to steer. Use balance=none, or a selection that chooses."

@@ -47,11 +47,10 @@ def z_loss(routing: Routing) -> dict[str, Tensor]:
     Zoph et al. (2022), eq. 5, at every group of the tree; a level's value is the mean over its
     groups and tokens.
     """
-    assert routing.logits_TN is not None, "the layer returns routings with logits"
     values = {}
     for level, blocks in enumerate(routing.tree.blocks):
         squares = [
-            routing.logits_TN[:, b.start : b.stop]
+            routing.scores.logits_TN[:, b.start : b.stop]
             .unflatten(-1, (b.num_groups, b.size))
             .logsumexp(-1)
             .square()

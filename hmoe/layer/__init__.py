@@ -1,25 +1,40 @@
-"""The algorithm, torch only. Read it in this order: tree_spec, tree, tree_ops, routing, gates,
-selection, experts, dispatch, hmoe."""
+"""The algorithm, torch only. Read it in this order: tree_spec, tree, tree_ops, scores, scorers,
+gates, routing, selection, experts, dispatch, hmoe; then what further systems need."""
 
+from hmoe.layer.bottom_up import BottomUp
+from hmoe.layer.expert_choice import expert_choice
 from hmoe.layer.experts import Mlp, SwiGlu
-from hmoe.layer.gates import BottomUp, TopDown
+from hmoe.layer.gates import Tied, TopDown
+from hmoe.layer.heads import Heads
 from hmoe.layer.hmoe import HMoE
 from hmoe.layer.neurons import Neurons
 from hmoe.layer.routing import Routing
+from hmoe.layer.scores import Choice, Scores
 from hmoe.layer.selection import Selection, descend, soft, top_k
+from hmoe.layer.staff import ByUnit, Constant, Identity, Shared, Zero
 from hmoe.layer.tree import Tree
 
 __all__ = [
     "BottomUp",
+    "ByUnit",
+    "Choice",
+    "Constant",
     "HMoE",
+    "Heads",
+    "Identity",
     "Mlp",
     "Neurons",
     "Routing",
+    "Scores",
     "Selection",
+    "Shared",
     "SwiGlu",
+    "Tied",
     "TopDown",
     "Tree",
+    "Zero",
     "descend",
+    "expert_choice",
     "soft",
     "top_k",
 ]

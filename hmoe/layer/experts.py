@@ -8,6 +8,7 @@ Letters: R rows, D width, F hidden width, E experts.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -15,17 +16,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hmoe.errors import ConfigError
+from hmoe.layer.checks import check_names
 
 Implementation = Literal["grouped", "loop"]
+Activation = Literal["gelu", "relu", "silu"]
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "relu": F.relu,
+    "silu": F.silu,
+}
 
 
 class Mlp(nn.Module):
-    """E networks y = gelu(x W_in) W_out, without biases.
+    """E networks y = activation(x W_in) W_out, without biases.
 
     Args:
         num_experts: E.
         dim: width D of a token.
         hidden_dim: hidden width F of one expert.
+        activation: "gelu", "relu" or "silu".
         implementation: "grouped" or its slow twin "loop".
 
     Raises:
@@ -33,23 +42,33 @@ class Mlp(nn.Module):
     """
 
     def __init__(
-        self, *, num_experts: int, dim: int, hidden_dim: int, implementation: Implementation
+        self,
+        *,
+        num_experts: int,
+        dim: int,
+        hidden_dim: int,
+        activation: Activation,
+        implementation: Implementation,
     ) -> None:
         super().__init__()
         _check_widths(dim, hidden_dim, implementation)
+        check_names("experts.activation", [activation], tuple(_ACTIVATIONS))
+        self.activation = activation
         self.implementation = implementation
         self.w_in_EDF = _init(num_experts, dim, hidden_dim)
         self.w_out_EFD = _init(num_experts, hidden_dim, dim)
 
     def forward(self, x_RD: Tensor, load_E: Tensor) -> Tensor:
         """Rows in expert order (R, D) and the rows of each expert (E,) -> (R, D)."""
-        return _run(self.implementation, _mlp, x_RD, load_E, self.w_in_EDF, self.w_out_EFD)
+        network = partial(_mlp, _ACTIVATIONS[self.activation])
+        return _run(self.implementation, network, x_RD, load_E, self.w_in_EDF, self.w_out_EFD)
 
 
 class SwiGlu(nn.Module):
     """E networks y = (silu(x W_gate) * (x W_up)) W_out, without biases (Shazeer 2020, eq. 6).
 
-    Arguments and errors are those of `Mlp`; a SwiGLU of the same cost has 2/3 of its hidden width.
+    Arguments and errors are those of `Mlp`, but for the activation; a SwiGLU of the same cost has
+    2/3 of its hidden width.
     """
 
     def __init__(
@@ -71,9 +90,11 @@ class SwiGlu(nn.Module):
 Product = Callable[[Tensor, Tensor], Tensor]
 
 
-def _mlp(product: Product, x: Tensor, *weights: Tensor) -> Tensor:
+def _mlp(
+    activation: Callable[[Tensor], Tensor], product: Product, x: Tensor, *weights: Tensor
+) -> Tensor:
     w_in, w_out = weights
-    return product(F.gelu(product(x, w_in)), w_out)
+    return product(activation(product(x, w_in)), w_out)
 
 
 def _swiglu(product: Product, x: Tensor, *weights: Tensor) -> Tensor:

@@ -1,67 +1,246 @@
 """Gates: score every node of the tree for every token.
 
-A gate is one matrix. Because siblings and levels are contiguous in node order, `x_TD @ W_DN` scores
-the whole organisation in one product; the tree enters only through `tree_ops`. Scores are computed
-in float32 whatever the autocast: a softmax over near ties decides who works.
+A gate compares the token with nodes (`scorers`), adds noise while it trains, and turns the raw
+scores of siblings into factors of the path weights: by a softmax, a sigmoid or a smooth step.
+Because siblings and levels are contiguous in node order, one product scores a whole run of levels;
+the tree enters only through `tree_ops`. All of it is float32 whatever the autocast.
 
-Letters: T tokens, D width, N nodes, E experts.
+Options that may differ by level take one value for all, or a list, the root's children first.
+
+Letters: T tokens, D width, N nodes, E experts, L levels.
 """
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hmoe.errors import ConfigError
+from hmoe.layer.checks import check_names, check_temperatures, per_level
+from hmoe.layer.scorers import SCORERS, Score, check_scorers
+from hmoe.layer.scores import Choice, Scores
 from hmoe.layer.tree import Tree
-from hmoe.layer.tree_ops import pool_logsumexp
+from hmoe.layer.tree_ops import among_siblings, path_product, sibling_shares
+
+Link = Literal["softmax", "sigmoid", "smooth_step"]
+Noise = Literal["none", "learned", "gumbel"]
 
 
-class TopDown(nn.Module):
-    """Every node has its own weights: logits = x W + b, softmax among siblings.
+def smooth_step(t: Tensor) -> Tensor:
+    """0 below -1/2, 1 above 1/2, a cubic between (Hazimeh et al. 2020, eq. 6, with width 1)."""
+    t = t.clamp(-0.5, 0.5)
+    return -2 * t**3 + 1.5 * t + 0.5
 
-    Jordan & Jacobs (1994), eq. 2-3; Shazeer et al. (2017), appendix B. We differ in the bias: it
-    starts at log(experts below the node), so that on a ragged tree every expert, not every unit,
-    is equally likely at first. On a uniform tree this is a constant among siblings, that is, zero.
+
+# Raw scores of siblings (..., b) to the factors they have in path weights.
+_LINKS: dict[str, Callable[[Tensor], Tensor]] = {
+    "softmax": lambda group: group.softmax(-1),
+    "sigmoid": lambda group: group.sigmoid(),
+    # Of two children each gets the step of its lead over the other: S(t) + S(-t) = 1.
+    "smooth_step": lambda group: smooth_step(group - group.flip(-1)),
+}
+
+
+class Gate(nn.Module):
+    """What every gate does. The T tokens of a gate with H heads count H times, head by head."""
+
+    num_heads: int = 1
+
+    def forward(self, x_TD: Tensor, key_T: Tensor | None = None) -> Scores:
+        """(T, D) of any dtype, ids (T,) where the model reads ids -> Scores of T tokens."""
+        raise NotImplementedError
+
+    def read(self, logits: Tensor) -> Scores:
+        """What raw scores mean."""
+        raise NotImplementedError
+
+    def choose(self, scores: Scores, bias_N: Tensor | None) -> Choice:
+        """The numbers that decide, those of a bias controller included."""
+        raise NotImplementedError
+
+    def random_scores(self, num_tokens: int, generator: torch.Generator) -> Scores:
+        """Scores of made-up tokens: standard normal raw scores around the gate's start."""
+        raise NotImplementedError
+
+
+class TopDown(Gate):
+    """Every node has its own weights and competes with its siblings.
+
+    Jordan & Jacobs (1994), eq. 2-3; Shazeer et al. (2017), appendix B; each level may compare,
+    soften and perturb in its own way. We differ in the bias: under a softmax it starts at
+    log(experts below the node), so that on a ragged tree every expert, not every unit, is equally
+    likely at first. On a uniform tree this is a constant among siblings, that is, zero.
 
     Args:
         tree: the organisation.
         dim: width D of a token.
+        score: how a token is compared with a node; one, or one a level.
+        width: width of the query that is compared (hidden width of `mlp`); None: the token itself.
         init_std: standard deviation of the initial weights.
+        temperature: raw scores are divided by it; one, or one a level.
+        noise: added to raw scores in training; one, or one a level. "learned" is N(0, 1) times
+            softplus(x W_noise) + 0.01 with W_noise starting at zero (Shazeer et al. 2017, eq. 4);
+            "gumbel" is standard Gumbel noise, so that the best child is a sample of the softmax.
+        link: from the raw scores of siblings to their factors; one, or one a level.
+
+    Raises:
+        ConfigError: an unknown name, a list of the wrong length, a smooth step among siblings
+            that are not two.
     """
 
-    def __init__(self, *, tree: Tree, dim: int, init_std: float) -> None:
-        super().__init__()
-        self.weight_ND = nn.Parameter(torch.randn(tree.num_nodes, dim) * init_std)
-        below_N = tree.index("num_below_N", self.weight_ND.device)
-        self.bias_N = nn.Parameter(below_N.to(self.weight_ND.dtype).log())
+    temperature_N: Tensor
+    gumbel_N: Tensor
+    learned_N: Tensor
 
-    def forward(self, x_TD: Tensor) -> Tensor:
-        """(T, D) of any dtype -> logits (T, N), float32."""
-        return _linear_float32(x_TD, self.weight_ND, self.bias_N)
-
-
-class BottomUp(nn.Module):
-    """Only experts have weights; a unit's score is the log-sum-exp of the scores below it.
-
-    The organisation then changes which experts compete with which under a beam or a descent, and
-    nothing else: taken down the tree, the probabilities are the flat softmax over the experts.
-
-    Args:
-        tree: the organisation.
-        dim: width D of a token.
-        init_std: standard deviation of the initial weights.
-    """
-
-    def __init__(self, *, tree: Tree, dim: int, init_std: float) -> None:
+    def __init__(
+        self,
+        *,
+        tree: Tree,
+        dim: int,
+        score: Score | Sequence[Score],
+        width: int | None,
+        init_std: float,
+        temperature: float | Sequence[float],
+        noise: Noise | Sequence[Noise],
+        link: Link | Sequence[Link],
+    ) -> None:
         super().__init__()
         self.tree = tree
-        self.weight_ED = nn.Parameter(torch.randn(tree.num_experts, dim) * init_std)
-        self.bias_E = nn.Parameter(torch.zeros(tree.num_experts))
+        levels = tree.num_levels
+        self.score_L: list[Score] = per_level("gate.score", score, levels)
+        self.noise_L: list[Noise] = per_level("gate.noise", noise, levels)
+        self.link_L: list[Link] = per_level("gate.link", link, levels)
+        temperature_L = per_level("gate.temperature", temperature, levels)
+        check_scorers(self.score_L, width)
+        check_names("gate.noise", self.noise_L, ("none", "learned", "gumbel"))
+        check_names("gate.link", self.link_L, tuple(_LINKS))
+        check_temperatures(temperature_L)
+        self._check_steps()
+        self.register_buffer("temperature_N", self._by_node(temperature_L), persistent=False)
+        for kind in ("gumbel", "learned"):
+            # 1 on the levels that have this noise.
+            mask_N = self._by_node([float(noise == kind) for noise in self.noise_L])
+            self.register_buffer(f"{kind}_N", mask_N, persistent=False)
+        self.scorers = nn.ModuleList(
+            SCORERS[kind](prior_M=prior_M, dim=dim, width=width, init_std=init_std)
+            for kind, prior_M in self._runs()
+        )
+        self.noise_ND = None
+        if "learned" in self.noise_L:
+            self.noise_ND = nn.Parameter(torch.zeros(tree.num_nodes, dim))
 
-    def forward(self, x_TD: Tensor) -> Tensor:
-        """(T, D) of any dtype -> logits (T, N), float32."""
-        return pool_logsumexp(_linear_float32(x_TD, self.weight_ED, self.bias_E), self.tree)
+    def forward(self, x_TD: Tensor, key_T: Tensor | None = None) -> Scores:
+        clean_TN = self.compare(x_TD, key_T) / self.temperature_N
+        if not self.training or set(self.noise_L) == {"none"}:
+            return self.read(clean_TN)
+        logits_TN, noise_TN = self._perturb(clean_TN, x_TD)
+        return self.read(logits_TN, clean_TN, noise_TN)
+
+    def compare(self, x_TD: Tensor, key_T: Tensor | None) -> Tensor:
+        """Raw scores of all nodes, (T, D) -> (T, N)."""
+        return torch.cat([scorer(x_TD, key_T) for scorer in self.scorers], -1)
+
+    def read(
+        self, logits_TN: Tensor, clean_TN: Tensor | None = None, noise_TN: Tensor | None = None
+    ) -> Scores:
+        """What raw scores mean; a layer's balance may ask for the noise."""
+        factor_TN = self._factors(logits_TN)
+        probs_TN = sibling_shares(factor_TN, self.tree) if "sigmoid" in self.link_L else factor_TN
+        weight_TN = path_product(factor_TN, self.tree)
+        return Scores(self.tree, logits_TN, probs_TN, factor_TN, weight_TN, clean_TN, noise_TN)
+
+    def choose(self, scores: Scores, bias_N: Tensor | None) -> Choice:
+        """The numbers that decide, with the bias of a controller added to the raw scores.
+
+        Before the link, not after: a product of factors down a path must not turn negative.
+        """
+        if bias_N is None:
+            return Choice(scores.factor_TN.detach(), scores.weight_TN.detach())
+        factor_TN = self._factors(scores.logits_TN.detach() + bias_N)
+        return Choice(factor_TN, path_product(factor_TN, self.tree))
+
+    def random_scores(self, num_tokens: int, generator: torch.Generator) -> Scores:
+        logits_TN = torch.randn(num_tokens, self.tree.num_nodes, generator=generator)
+        return self.read((logits_TN + self._prior()).requires_grad_())
+
+    def _factors(self, logits_TN: Tensor) -> Tensor:
+        return among_siblings([_LINKS[link] for link in self.link_L], logits_TN, self.tree)
+
+    def _perturb(self, clean_TN: Tensor, x_TD: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Raw scores with the noise of every level, and the deviation of the learnt noise."""
+        logits_TN, noise_TN = clean_TN, None
+        if "gumbel" in self.noise_L:
+            gumbel_TN = -torch.empty_like(clean_TN).exponential_().log()
+            logits_TN = logits_TN + gumbel_TN * self.gumbel_N
+        if self.noise_ND is not None:
+            with torch.autocast(x_TD.device.type, enabled=False):
+                raw_TN = F.linear(x_TD.float(), self.noise_ND.float())
+            noise_TN = (F.softplus(raw_TN) + 0.01) * self.learned_N
+            logits_TN = logits_TN + torch.randn_like(clean_TN) * noise_TN
+        return logits_TN, noise_TN
+
+    def _runs(self) -> list[tuple[Score, Tensor]]:
+        """Neighbouring levels of one score, scored as one: the score and its nodes' priors."""
+        prior_N = self._prior()
+        runs, start = [], 0
+        for kind, levels in groupby(range(self.tree.num_levels), lambda level: self.score_L[level]):
+            stop = self.tree.level_slices[list(levels)[-1]].stop
+            runs.append((kind, prior_N[start:stop]))
+            start = stop
+        return runs
+
+    def _prior(self) -> Tensor:
+        counts_N = torch.tensor(self.tree.num_below_N, dtype=torch.get_default_dtype())
+        softmax_N = self._by_node([float(link == "softmax") for link in self.link_L])
+        return counts_N.log() * softmax_N.to(counts_N.device)
+
+    def _by_node(self, value_L: Sequence[float]) -> Tensor:
+        """One number a level as one a node."""
+        return torch.tensor([value_L[level] for level in self.tree.level_N])
+
+    def _check_steps(self) -> None:
+        for level, link in enumerate(self.link_L):
+            sizes = {block.size for block in self.tree.blocks[level]}
+            if link == "smooth_step" and sizes != {2}:
+                raise ConfigError(
+                    f"gate.link = smooth_step: a smooth step decides between two, but tree "
+                    f"{self.tree} has units of {max(sizes)} children on level {level}. Use a "
+                    "binary tree such as tree.spec=[2,2,2,2], or gate.link=softmax."
+                )
 
 
-def _linear_float32(x_TD: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    with torch.autocast(x_TD.device.type, enabled=False):
-        return F.linear(x_TD.float(), weight.float(), bias.float())
+class Tied(TopDown):
+    """All units of a level share one gate, so a node's score is its place's, whoever the parent.
+
+    On `[sqrt E, sqrt E]` these are product keys (Lample et al. 2019, section 3.1; PEER, He 2024):
+    the score of a path is a sum of one score a level, and a beam of k finds the exact top k of all
+    E at the cost of 2 sqrt E comparisons. With a `width` each level has a query of its own; the
+    papers halve one query, which is the same function. Binary levels under a smooth step are the
+    selectors of DSelect-k (Hazimeh et al. 2021, eq. 3).
+
+    Arguments and further errors are those of `TopDown`.
+
+    Raises:
+        ConfigError: units of one level that differ in size, or experts above the last level.
+    """
+
+    def compare(self, x_TD: Tensor, key_T: Tensor | None) -> Tensor:
+        """Raw scores of all nodes, (T, D) -> (T, N)."""
+        scores = [scorer(x_TD, key_T) for scorer in self.scorers]
+        groups = [level[0].num_groups for level in self.tree.blocks]
+        return torch.cat([s.repeat(1, g) for s, g in zip(scores, groups, strict=True)], -1)
+
+    def _runs(self) -> list[tuple[Score, Tensor]]:
+        tree = self.tree
+        if any(len(level) > 1 for level in tree.blocks) or tree.has_shallow_experts:
+            raise ConfigError(
+                f"gate: a gate tied per level needs units of equal size on each level, and tree "
+                f"{tree} has not. Use a tree such as tree.spec=[4,4], or gate=top_down."
+            )
+        return [
+            (kind, torch.zeros(level[0].size))
+            for kind, level in zip(self.score_L, tree.blocks, strict=True)
+        ]

@@ -1,19 +1,26 @@
 """HMoE: a mixture of experts whose gate is a tree. The algorithm in one forward.
 
-Letters: T tokens, D width, N nodes, R rows.
+Letters: T tokens, D width, N nodes, R rows, H heads.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from hmoe.errors import ConfigError
+from hmoe.layer.checks import check_names
 from hmoe.layer.dispatch import combine, permute
+from hmoe.layer.gates import Gate
 from hmoe.layer.routing import Routing
 from hmoe.layer.selection import Selection
+from hmoe.layer.staff import Shared
 from hmoe.layer.tree import Tree
-from hmoe.layer.tree_ops import sibling_softmax
+
+Merge = Literal["sum", "mean", "stack"]
 
 
 class HMoE(nn.Module):
@@ -22,15 +29,22 @@ class HMoE(nn.Module):
     Args:
         tree: the organisation.
         gate: called as gate(tree=, dim=); the module scores every node for every token.
-        selection: rule from probabilities to rows.
+        selection: rule from scores to rows.
+        eval_selection: rule outside training; None is the same rule.
         experts: called as experts(num_experts=, dim=); the module answers rows in expert order.
+        shared: called as shared(tree=, dim=); the experts that all tokens of a unit meet.
+        merge: of several heads' answers the "sum" or "mean" goes on; "stack" gives every head its
+            own, (H, ..., D).
         dim: width D of a token.
 
     Raises:
-        ConfigError: the selection cannot work on this tree. It is tried on one token here, so
-            that a mistake is told before any work starts.
+        ConfigError: a selection that cannot work on this tree, or leaves a gate that learns without
+            a gradient. It is tried on one token here, so that a mistake is told before any work
+            starts.
     """
 
+    gate: Gate
+    shared: Shared
     # Added to the scores that choose, never to those that weigh; None without a bias controller.
     bias_N: Tensor | None
 
@@ -38,36 +52,73 @@ class HMoE(nn.Module):
         self,
         *,
         tree: Tree,
-        gate: Callable[..., nn.Module],
+        gate: Callable[..., Gate],
         selection: Selection,
+        eval_selection: Selection | None,
         experts: Callable[..., nn.Module],
+        shared: Callable[..., Shared],
+        merge: Merge,
         dim: int,
     ) -> None:
         super().__init__()
+        check_names("ffn.merge", [merge], ("sum", "mean", "stack"))
         self.tree = tree
         self.gate = gate(tree=tree, dim=dim)
         self.selection = selection
+        self.eval_selection = eval_selection or selection
         self.experts = experts(num_experts=tree.num_experts, dim=dim)
+        self.shared = shared(tree=tree, dim=dim)
+        self.merge = merge
         self.register_buffer("bias_N", None)
-        with torch.device("cpu"):
-            even_1N = sibling_softmax(torch.zeros(1, tree.num_nodes), tree)
-            selection(tree, even_1N, even_1N)
+        weighs = self.try_out(1).weight_R.requires_grad
+        if not weighs and any(True for _ in self.gate.parameters()):
+            raise ConfigError(
+                "selection.weights: the weights do not depend on the gate, so it would never learn "
+                "from the task. Use a gate that does not learn, such as gate.score=hash, or "
+                "selection.weights=probs."
+            )
 
     def add_bias(self) -> None:
         """Make room for a bias controller: a float32 buffer, one number a node, at zero."""
-        device = next(self.parameters()).device
+        device = next(chain(self.parameters(), self.buffers())).device
         self.bias_N = torch.zeros(self.tree.num_nodes, device=device)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Routing]:
-        """(..., D) -> (..., D) and the routing of the T tokens in the leading axes."""
+    def forward(self, x: Tensor, key: Tensor | None = None) -> tuple[Tensor, Routing]:
+        """(..., D) -> (..., D) and the routing of the T tokens in the leading axes.
+
+        `key` (...) are the tokens' ids, for gates that look at ids; axis 0 of x counts sequences.
+        """
         x_TD = x.reshape(-1, x.shape[-1])
-        logits_TN = self.gate(x_TD)
-        probs_TN = sibling_softmax(logits_TN, self.tree)
-        choice_TN = probs_TN.detach()
-        if self.bias_N is not None:
-            choice_TN = sibling_softmax(logits_TN.detach() + self.bias_N, self.tree)
-        routing = self.selection(self.tree, probs_TN, choice_TN)
+        routing = self.route(x_TD, None if key is None else key.reshape(-1))
         x_RD, order_R = permute(x_TD, routing)
         y_RD = self.experts(x_RD, routing.load_E)
         y_TD = combine(y_RD, order_R, routing)
-        return y_TD.reshape(x.shape), replace(routing, logits_TN=logits_TN)
+        if self.shared.experts is not None:
+            y_TD = y_TD + self.shared(x_TD, routing)
+        heads = self.gate.num_heads
+        if x.ndim > 2:
+            routing = replace(routing, num_sequences=heads * x_TD.shape[0] // x.shape[-2])
+        return self._merged(y_TD.reshape(heads, *x.shape)), routing
+
+    def route(self, x_TD: Tensor, key_T: Tensor | None) -> Routing:
+        """Who works on what: (T, D), ids (T,) or None -> Routing."""
+        scores = self.gate(x_TD, key_T)
+        choice = self.gate.choose(scores, self.bias_N)
+        return (self.selection if self.training else self.eval_selection)(scores, choice)
+
+    def try_out(self, num_tokens: int) -> Routing:
+        """The routing of made-up tokens around the gate's start: costs and checks read it."""
+        with torch.device("cpu"):
+            generator = torch.Generator().manual_seed(0)
+            scores = self.gate.random_scores(num_tokens, generator)
+            choice = self.gate.choose(scores, None)
+            self.eval_selection(scores, choice)
+            return self.selection(scores, choice)
+
+    def _merged(self, y_H: Tensor) -> Tensor:
+        """Answers of the heads (H, ..., D), as they go on."""
+        if self.merge == "stack":
+            return y_H
+        if len(y_H) == 1:
+            return y_H[0]
+        return y_H.sum(0) if self.merge == "sum" else y_H.mean(0)

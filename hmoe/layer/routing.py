@@ -1,7 +1,8 @@
 """Routing: who works on what. Data without algorithm, passed on and returned, never stashed.
 
 One row is one token sent to one expert. Rows hold token choice (R = T K), ragged descent (K differs
-between tokens), dropped tokens (a missing row) and the soft mixture (R = T E) alike.
+between tokens), expert choice (R = E C), dropped tokens (a missing row) and the soft mixture
+(R = T E) alike. With several heads T counts the tokens of all heads, head by head.
 
 Letters: T tokens, R rows, K experts per token, N nodes, E experts.
 """
@@ -12,6 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from hmoe.layer.scores import Scores
 from hmoe.layer.tree import Tree
 from hmoe.layer.tree_ops import at_experts, path_product, sum_below
 
@@ -21,31 +23,35 @@ class Routing:
     """The decisions of one mixture layer for T tokens.
 
     Attributes:
-        tree: the organisation.
+        scores: what the gate said of every node.
         token_R: int64, token of each row, ascending.
         expert_R: int64, expert of each row.
         weight_R: factor of the row in the token's sum; differentiable.
-        probs_TN: P(node | parent), float32; differentiable.
-        logits_TN: raw scores of the gate, float32; differentiable. None until the layer adds them.
+        num_sequences: the tokens are those of this many sequences of equal length, one after the
+            other; None for tokens that form no sequences.
     """
 
-    tree: Tree
+    scores: Scores
     token_R: Tensor
     expert_R: Tensor
     weight_R: Tensor
-    probs_TN: Tensor
-    logits_TN: Tensor | None = None
+    num_sequences: int | None = None
 
     @classmethod
-    def from_choice(
-        cls, tree: Tree, expert_TK: Tensor, weight_TK: Tensor, probs_TN: Tensor
-    ) -> "Routing":
+    def from_choice(cls, scores: Scores, expert_TK: Tensor, weight_TK: Tensor) -> "Routing":
         """Routing of a rule that sends every token to exactly K experts."""
         num_tokens, k = expert_TK.shape
         token_T = torch.arange(num_tokens, device=expert_TK.device)
-        return cls(
-            tree, token_T.repeat_interleave(k), expert_TK.flatten(), weight_TK.flatten(), probs_TN
-        )
+        return cls(scores, token_T.repeat_interleave(k), expert_TK.flatten(), weight_TK.flatten())
+
+    @property
+    def tree(self) -> Tree:
+        return self.scores.tree
+
+    @property
+    def probs_TN(self) -> Tensor:
+        """P(node | parent), float32; differentiable."""
+        return self.scores.probs_TN
 
     @property
     def num_tokens(self) -> int:
@@ -65,10 +71,13 @@ class Routing:
     @cached_property
     def rows_TN(self) -> Tensor:
         """float32, rows of each token at or below each node; no gradient."""
-        rows_TE = torch.zeros(self.num_tokens, self.tree.num_experts, device=self.probs_TN.device)
-        one_R = torch.ones_like(self.weight_R, dtype=rows_TE.dtype).detach()
-        rows_TE.index_put_((self.token_R, self.expert_R), one_R, accumulate=True)
-        return sum_below(rows_TE, self.tree)
+        return self.sum_rows(torch.ones_like(self.weight_R, dtype=torch.float32).detach())
+
+    def sum_rows(self, value_R: Tensor) -> Tensor:
+        """Sum of a value of rows, for each token at or below each node. (R,) -> (T, N)."""
+        value_TE = value_R.new_zeros(self.num_tokens, self.tree.num_experts)
+        value_TE = value_TE.index_put((self.token_R, self.expert_R), value_R, accumulate=True)
+        return sum_below(value_TE, self.tree)
 
     @cached_property
     def reach_TN(self) -> Tensor:

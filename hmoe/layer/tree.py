@@ -113,6 +113,11 @@ class Tree:
         return tuple(slice(a, b) for a, b in zip([0, *stops], stops, strict=False))
 
     @cached_property
+    def has_shallow_experts(self) -> bool:
+        """Whether some expert sits above the last level."""
+        return any(run.num_children == 0 for runs in self.runs[:-1] for run in runs)
+
+    @cached_property
     def blocks(self) -> tuple[tuple[Block, ...], ...]:
         """For each level its sibling groups as runs of equal size. A uniform level is one block."""
         root = Run(1, sum(r.num_nodes for r in self.runs[0]))

@@ -1,8 +1,10 @@
 """Tensor arithmetic on a tree. The only place that loops over levels.
 
-Letters: T tokens, N nodes, E experts. The node axis is the last one; axes before it are free.
+Letters: T tokens, N nodes, E experts, G sibling groups of a block, b children of a group. The node
+axis is the last one; axes before it are free.
 """
 
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -11,26 +13,48 @@ from torch import Tensor
 from hmoe.layer.tree import Tree
 
 
-def sibling_softmax(logits_TN: Tensor, tree: Tree) -> Tensor:
-    """P(node | parent): softmax among the children of every parent. (T, N) -> (T, N)."""
+def among_siblings(
+    rules: Sequence[Callable[[Tensor], Tensor]], value_TN: Tensor, tree: Tree
+) -> Tensor:
+    """Apply a rule, one a level, to the children of every parent: (T, G, b) -> (T, G, b) each."""
     parts = [
-        logits_TN[..., b.start : b.stop]
-        .unflatten(-1, (b.num_groups, b.size))
-        .softmax(-1)
-        .flatten(-2)
-        for level in tree.blocks
+        rule(value_TN[..., b.start : b.stop].unflatten(-1, (b.num_groups, b.size))).flatten(-2)
+        for rule, level in zip(rules, tree.blocks, strict=True)
         for b in level
     ]
     return torch.cat(parts, -1)
 
 
+def sibling_softmax(logits_TN: Tensor, tree: Tree) -> Tensor:
+    """P(node | parent): softmax among the children of every parent. (T, N) -> (T, N)."""
+    return among_siblings([lambda group: group.softmax(-1)] * tree.num_levels, logits_TN, tree)
+
+
+def sibling_shares(value_TN: Tensor, tree: Tree) -> Tensor:
+    """Positive values over their sum among the children of every parent. (T, N) -> (T, N)."""
+    return among_siblings(
+        [lambda group: group / group.sum(-1, keepdim=True).clamp(min=1e-20)] * tree.num_levels,
+        value_TN,
+        tree,
+    )
+
+
 def path_product(probs_TN: Tensor, tree: Tree) -> Tensor:
     """P(node | root): product of probabilities on the path to each node. (T, N) -> (T, N)."""
-    levels = [probs_TN[..., tree.level_slices[0]]]
+    return _along_paths(torch.mul, probs_TN, tree)
+
+
+def path_sum(logits_TN: Tensor, tree: Tree) -> Tensor:
+    """Sum of raw scores on the path to each node. (T, N) -> (T, N)."""
+    return _along_paths(torch.add, logits_TN, tree)
+
+
+def _along_paths(join: Callable[[Tensor, Tensor], Tensor], value_TN: Tensor, tree: Tree) -> Tensor:
+    levels = [value_TN[..., tree.level_slices[0]]]
     for above, here in pairwise(tree.level_slices):
         # Parents are counted from the start of the level above.
-        parent = tree.index("parent_N", probs_TN.device)[here] - above.start
-        levels.append(levels[-1].index_select(-1, parent) * probs_TN[..., here])
+        parent = tree.index("parent_N", value_TN.device)[here] - above.start
+        levels.append(join(levels[-1].index_select(-1, parent), value_TN[..., here]))
     return torch.cat(levels, -1)
 
 
@@ -49,11 +73,11 @@ def sum_below(value_TE: Tensor, tree: Tree) -> Tensor:
     return total.index_add(-1, node, value_TE.index_select(-1, expert))
 
 
-def pool_logsumexp(logits_TE: Tensor, tree: Tree) -> Tensor:
-    """Score every node by the log-sum-exp of the experts below it. (T, E) -> (T, N).
+def pool(value_TE: Tensor, tree: Tree, reduce: Callable[[Tensor], Tensor]) -> Tensor:
+    """Give every unit a value made of its children's, from the experts up. (T, E) -> (T, N).
 
-    The softmax among siblings of these scores, multiplied down the path, is the flat softmax over
-    the experts exactly: exp(lse(children)) / sum over siblings of exp(lse) telescopes.
+    Args:
+        reduce: values of the children of some units, (T, G, b) -> (T, G).
     """
     pooled: list[Tensor] = []
     end = tree.num_experts
@@ -61,7 +85,7 @@ def pool_logsumexp(logits_TE: Tensor, tree: Tree) -> Tensor:
     for level in reversed(range(tree.num_levels)):
         level_slice, inner = tree.level_slices[level], tree.inner_levels[level]
         start = end - (level_slice.stop - level_slice.start - len(inner))
-        here = logits_TE[..., start:end]
+        here = value_TE[..., start:end]
         end = start
         if below is not None:
             order = tree.index("leaves_first_N", here.device)[level_slice]
@@ -69,11 +93,22 @@ def pool_logsumexp(logits_TE: Tensor, tree: Tree) -> Tensor:
         pooled.append(here)
         below = torch.cat(
             [
-                here[..., b.start - level_slice.start : b.stop - level_slice.start]
-                .unflatten(-1, (b.num_groups, b.size))
-                .logsumexp(-1)
+                reduce(
+                    here[..., b.start - level_slice.start : b.stop - level_slice.start].unflatten(
+                        -1, (b.num_groups, b.size)
+                    )
+                )
                 for b in tree.blocks[level]
             ],
             -1,
         )
     return torch.cat(pooled[::-1], -1)
+
+
+def pool_logsumexp(logits_TE: Tensor, tree: Tree) -> Tensor:
+    """Score every node by the log-sum-exp of the experts below it. (T, E) -> (T, N).
+
+    The softmax among siblings of these scores, multiplied down the path, is the flat softmax over
+    the experts exactly: exp(lse(children)) / sum over siblings of exp(lse) telescopes.
+    """
+    return pool(logits_TE, tree, lambda group: group.logsumexp(-1))

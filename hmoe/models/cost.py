@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from hmoe.layer import HMoE, Selection, Tree
-from hmoe.layer.tree_ops import sibling_softmax
+from hmoe.layer import HMoE
 from hmoe.models.dense import Dense
 from hmoe.models.transformer import Attention
+
+_MANY = 4096  # made-up tokens, where a mean must be taken
 
 
 @dataclass(frozen=True)
@@ -46,39 +47,50 @@ def cost(model: nn.Module) -> Cost:
     mixtures = [m for m in model.modules() if isinstance(m, HMoE)]
     idle, gate_params, flops, rows = 0.0, 0, 0.0, 0.0
     for layer in mixtures:
-        rows = experts_per_token(layer.selection, layer.tree)
-        one_expert = _count(layer.experts) / layer.tree.num_experts
-        idle += _count(layer.experts) - rows * one_expert
+        num_experts = layer.tree.num_experts
+        rows = experts_per_token(layer)
+        # Experts differ in size where units do; at even load a row meets their mean.
+        idle += _count(layer.experts) * (1 - min(rows / num_experts, 1))
         gate_params += _count(layer.gate)
-        flops += 2 * (_count_matrices(layer.gate) + rows * one_expert)
+        flops += 2 * _count_matrices(layer.gate, 2)
+        flops += 2 * _count_matrices(layer.experts, 3) * rows / num_experts
+        if layer.shared.experts is not None:
+            reached = shared_per_token(layer) / len(layer.shared.unit_M)
+            idle += _count(layer.shared) * (1 - min(reached, 1))
+            flops += 2 * _count_matrices(layer.shared, 3) * reached
     for module in model.modules():
         if isinstance(module, nn.Linear):
             flops += 2 * module.weight.numel()
         elif isinstance(module, Dense):
-            flops += 2 * _count(module)
+            flops += 2 * _count_matrices(module, 3)
         elif isinstance(module, Attention):
             # Scores and weighted sum over `context` positions.
             flops += 4 * module.context * module.out.in_features
     return Cost(params, params - idle, gate_params, flops, len(mixtures), rows)
 
 
-def experts_per_token(selection: Selection, tree: Tree) -> float:
-    """Rows per token of a selection on random probabilities: exact where K is fixed.
+def experts_per_token(layer: HMoE) -> float:
+    """Rows of one token in one mixture, over all its heads: exact where K is fixed.
 
-    Where K differs between tokens (a descent on a ragged tree) it is the mean over 4,096 tokens of
-    standard normal scores around the gates' start, log(experts below a node).
+    Where it differs between tokens (a descent on a ragged tree, expert choice, a capacity) it is
+    the mean over 4,096 made-up tokens around the gate's start.
     """
-    num_tokens = 4096 if len({tree.level_N[n] for n in tree.node_E}) > 1 else 1
-    generator = torch.Generator().manual_seed(0)
-    logits_TN = torch.randn(num_tokens, tree.num_nodes, generator=generator)
-    below_N = tree.index("num_below_N", logits_TN.device)
-    probs_TN = sibling_softmax(logits_TN + below_N.log(), tree)
-    return selection(tree, probs_TN, probs_TN).token_R.numel() / num_tokens
+    rows_T = torch.bincount(layer.try_out(8).token_R, minlength=8 * layer.gate.num_heads)
+    if len(rows_T.unique()) == 1:
+        return rows_T[0].item() * layer.gate.num_heads
+    return layer.try_out(_MANY).token_R.numel() / _MANY
+
+
+def shared_per_token(layer: HMoE) -> float:
+    """Shared experts that one token meets in one mixture, as a mean over made-up tokens."""
+    return (layer.shared.weights(layer.try_out(_MANY)) > 0).sum().item() / _MANY
 
 
 def _count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _count_matrices(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters() if p.ndim > 1)
+def _count_matrices(module: nn.Module, ndim: int) -> int:
+    """Entries of a module's matrices, drawn or learnt; stacked ones, of experts, have 3 axes."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return sum(tensor.numel() for tensor in tensors if tensor.ndim >= ndim)

@@ -17,8 +17,8 @@ class Dense(nn.Module):
         super().__init__()
         self.experts = experts(num_experts=1, dim=dim)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """(..., D) -> (..., D) and no routing."""
+    def forward(self, x: Tensor, key: Tensor | None = None) -> tuple[Tensor, None]:
+        """(..., D) -> (..., D) and no routing; there is no gate to look at the tokens' ids."""
         x_TD = x.reshape(-1, x.shape[-1])
         load_E = x.new_full((1,), x_TD.shape[0], dtype=int)
         return self.experts(x_TD, load_E).reshape(x.shape), None

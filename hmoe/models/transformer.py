@@ -26,7 +26,7 @@ class Transformer(nn.Module):
         dim: width D, a multiple of 2 * num_heads.
         depth: number of blocks.
         num_heads: H.
-        ffn: called as ffn(dim=) for the chosen blocks; a module x -> (y, Routing or None).
+        ffn: called as ffn(dim=) for the chosen blocks; a module (x, ids) -> (y, Routing or None).
         ffn_blocks: numbers of the chosen blocks, from 0.
         plain_ffn: called as plain_ffn(dim=) for all other blocks.
 
@@ -86,7 +86,7 @@ class Transformer(nn.Module):
         x_BSD = self.embed(token_BS)
         routings = []
         for block in self.blocks:
-            x_BSD, routing = block(x_BSD)
+            x_BSD, routing = block(x_BSD, token_BS)
             routings.append(routing)
         return self.head(self.norm(x_BSD)), [r for r in routings if r is not None]
 
@@ -101,9 +101,9 @@ class Block(nn.Module):
         self.ffn_norm = nn.RMSNorm(dim)
         self.ffn = ffn
 
-    def forward(self, x_BSD: Tensor) -> tuple[Tensor, Routing | None]:
+    def forward(self, x_BSD: Tensor, token_BS: Tensor) -> tuple[Tensor, Routing | None]:
         x_BSD = x_BSD + self.attention(self.attention_norm(x_BSD))
-        y_BSD, routing = self.ffn(self.ffn_norm(x_BSD))
+        y_BSD, routing = self.ffn(self.ffn_norm(x_BSD), token_BS)
         return x_BSD + y_BSD, routing
 
 

@@ -10,7 +10,7 @@ BANKS = {"mlp": Mlp, "swiglu": SwiGlu}
 
 
 def test_each_row_meets_its_own_expert() -> None:
-    bank = Mlp(num_experts=2, dim=2, hidden_dim=2, implementation="loop")
+    bank = Mlp(num_experts=2, dim=2, hidden_dim=2, activation="gelu", implementation="loop")
     with torch.no_grad():
         bank.w_in_EDF.copy_(torch.eye(2).expand(2, 2, 2))
         bank.w_out_EFD.copy_(torch.stack([torch.eye(2), -torch.eye(2)]))
@@ -67,4 +67,10 @@ def test_autocast_reaches_the_experts(name: str, implementation: str) -> None:
 )
 def test_widths_that_cannot_work(dim: int, hidden_dim: int, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        Mlp(num_experts=2, dim=dim, hidden_dim=hidden_dim, implementation="grouped")
+        Mlp(
+            num_experts=2,
+            dim=dim,
+            hidden_dim=hidden_dim,
+            activation="gelu",
+            implementation="grouped",
+        )

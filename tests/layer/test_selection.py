@@ -1,15 +1,13 @@
 """Selections: rows written out by hand, laws, and options that cannot work."""
 
-from functools import partial
-
 import pytest
 import torch
 
 from hmoe.errors import ConfigError
-from hmoe.layer import Routing, Tree, descend, soft, top_k
-from hmoe.layer.selection import _beam_search
+from hmoe.layer import Routing, Tree, soft
+from hmoe.layer.beam import beam_search
 from hmoe.layer.tree_ops import at_experts, path_product, sibling_softmax
-from tests.cases import CASES, SELECTIONS, TREES
+from tests.cases import CASES, SELECTIONS, TREES, best, choice_of, down, given
 
 # Departments 0 and 1 of two experts each. Reach of the experts: token 0 .30 .30* .36 .04, where
 # department 0 is likelier but the single best expert sits in department 1.
@@ -25,38 +23,38 @@ def rows(routing: Routing) -> list[tuple[int, int, float]]:
 
 
 def test_soft_weighs_all_experts_by_their_path() -> None:
-    assert rows(soft(GRID, PROBS, PROBS)) == [
+    assert rows(soft(given(GRID, PROBS), choice_of(GRID, PROBS))) == [
         *[(0, 0, 0.3), (0, 1, 0.3), (0, 2, 0.36), (0, 3, 0.04)],
         *[(1, 0, 0.27), (1, 1, 0.03), (1, 2, 0.42), (1, 3, 0.28)],
     ]
 
 
 def test_top_k_takes_the_best_paths() -> None:
-    routing = top_k(GRID, PROBS, PROBS, k=1, beam=None, renormalize=False)
+    routing = best(k=1)(given(GRID, PROBS), choice_of(GRID, PROBS))
     assert rows(routing) == [(0, 2, 0.36), (1, 2, 0.42)]
 
 
 def test_top_k_renormalises_over_the_chosen() -> None:
-    routing = top_k(GRID, PROBS[1:], PROBS[1:], k=2, beam=None, renormalize=True)
+    routing = best(k=2, weights="renormalized")(given(GRID, PROBS[1:]), choice_of(GRID, PROBS[1:]))
     assert rows(routing) == [(0, 2, 0.6), (0, 3, 0.4)]  # .42 and .28 of .70
 
 
 def test_a_narrow_beam_misses_the_best_expert_of_the_other_department() -> None:
     probs = PROBS[:1].clone()
     probs[0, 2:4] = torch.tensor([0.51, 0.49])
-    routing = top_k(GRID, probs, probs, k=1, beam=1, renormalize=False)
+    routing = best(k=1, beam=1)(given(GRID, probs), choice_of(GRID, probs))
     assert rows(routing) == [(0, 0, 0.306)]  # .36 sits in the department that was dropped
 
 
 def test_descend_follows_the_better_child_at_each_level() -> None:
     probs = PROBS.clone()
     probs[0, 2:4] = torch.tensor([0.49, 0.51])
-    routing = descend(GRID, probs, probs, k=1, renormalize=False)
+    routing = down(k=1)(given(GRID, probs), choice_of(GRID, probs))
     assert rows(routing) == [(0, 1, 0.306), (1, 2, 0.42)]
 
 
 def test_descend_with_a_number_per_level() -> None:
-    routing = descend(GRID, PROBS[1:], PROBS[1:], k=[2, 1], renormalize=False)
+    routing = down(k=[2, 1])(given(GRID, PROBS[1:]), choice_of(GRID, PROBS[1:]))
     assert rows(routing) == [(0, 0, 0.27), (0, 2, 0.42)]
 
 
@@ -65,8 +63,8 @@ def test_experts_are_chosen_by_choice_and_weighed_by_probs() -> None:
     choice[0, :2] = torch.tensor([0.9, 0.1])  # a controller pushes department 0
     choice[0, 2:4] = torch.tensor([0.4, 0.6])
     for routing in (
-        top_k(GRID, PROBS[:1], choice, k=1, beam=None, renormalize=False),
-        descend(GRID, PROBS[:1], choice, k=1, renormalize=False),
+        best(k=1)(given(GRID, PROBS[:1]), choice_of(GRID, choice)),
+        down(k=1)(given(GRID, PROBS[:1]), choice_of(GRID, choice)),
     ):
         assert rows(routing) == [(0, 1, 0.3)]
 
@@ -75,7 +73,7 @@ def test_a_beam_does_not_starve_an_expert_above_its_level() -> None:
     tree = Tree.from_spec({"solo": 1, "a": 2, "b": 2})
     # solo has reach .2; both units have more, yet with a beam of 1 solo stays in the running.
     probs = torch.tensor([[0.2, 0.45, 0.35, 0.5, 0.5, 0.9, 0.1]])
-    routing = top_k(tree, probs, probs, k=3, beam=1, renormalize=False)
+    routing = best(k=3, beam=1)(given(tree, probs), choice_of(tree, probs))
     chosen = {tree.path_N[tree.node_E[e]] for e in routing.expert_R.tolist()}
     assert chosen == {"solo", "a.0", "a.1"}
 
@@ -83,7 +81,7 @@ def test_a_beam_does_not_starve_an_expert_above_its_level() -> None:
 def test_descend_on_a_ragged_tree_gives_tokens_different_numbers_of_experts() -> None:
     tree = Tree.from_spec({"solo": 1, "a": 2, "b": 2})
     probs = torch.tensor([[0.5, 0.3, 0.2, 0.6, 0.4, 0.5, 0.5], [0.1, 0.4, 0.5, 0.6, 0.4, 0.5, 0.5]])
-    routing = descend(tree, probs, probs, k=2, renormalize=False)
+    routing = down(k=2)(given(tree, probs), choice_of(tree, probs))
     # Token 0 keeps solo and unit a (two experts); token 1 keeps both units (four experts).
     assert torch.bincount(routing.token_R).tolist() == [3, 4]
 
@@ -96,7 +94,7 @@ def test_every_expert_can_be_reached(tree_name: str, selection: str) -> None:
     for node, expert in tree.below:
         logits[expert, node] = 8.0
     probs = sibling_softmax(logits, tree)
-    routing = SELECTIONS[selection](tree, probs, probs)
+    routing = SELECTIONS[selection](given(tree, probs), choice_of(tree, probs))
     pairs = set(zip(routing.token_R.tolist(), routing.expert_R.tolist(), strict=True))
     assert {(e, e) for e in range(tree.num_experts)} <= pairs
 
@@ -105,7 +103,7 @@ def test_every_expert_can_be_reached(tree_name: str, selection: str) -> None:
 def test_rows_are_distinct_and_weights_sum_to_at_most_one(tree_name: str, selection: str) -> None:
     tree = Tree.from_spec(TREES[tree_name])
     probs = sibling_softmax(torch.randn(64, tree.num_nodes) * 2, tree)
-    routing = SELECTIONS[selection](tree, probs, probs)
+    routing = SELECTIONS[selection](given(tree, probs), choice_of(tree, probs))
     pairs = routing.token_R * tree.num_experts + routing.expert_R
     assert len(pairs.unique()) == len(pairs)
     assert (routing.token_R.diff() >= 0).all()
@@ -119,8 +117,10 @@ def test_a_wide_beam_is_the_exact_search(tree: Tree) -> None:
     if tree.num_levels == 1:
         return
     probs = sibling_softmax(torch.randn(64, tree.num_nodes) * 2, tree)
-    wide = top_k(tree, probs, probs, k=2, beam=tree.num_experts, renormalize=True)
-    exact = top_k(tree, probs, probs, k=2, beam=None, renormalize=True)
+    wide = best(k=2, beam=tree.num_experts, weights="renormalized")(
+        given(tree, probs), choice_of(tree, probs)
+    )
+    exact = best(k=2, weights="renormalized")(given(tree, probs), choice_of(tree, probs))
     assert rows(wide) == rows(exact)
 
 
@@ -128,8 +128,8 @@ def test_a_wide_beam_is_the_exact_search(tree: Tree) -> None:
 def test_descend_with_all_children_is_soft(spec: list[int]) -> None:
     tree = Tree.from_spec(spec)
     probs = sibling_softmax(torch.randn(16, tree.num_nodes), tree)
-    assert rows(descend(tree, probs, probs, k=spec, renormalize=False)) == rows(
-        soft(tree, probs, probs)
+    assert rows(down(k=spec)(given(tree, probs), choice_of(tree, probs))) == rows(
+        soft(given(tree, probs), choice_of(tree, probs))
     )
 
 
@@ -138,8 +138,8 @@ def test_one_level_is_plain_top_k() -> None:
     probs = torch.randn(64, 8).softmax(-1)
     weight, expert = probs.topk(3)
     for routing in (
-        top_k(tree, probs, probs, k=3, beam=None, renormalize=False),
-        descend(tree, probs, probs, k=3, renormalize=False),
+        best(k=3)(given(tree, probs), choice_of(tree, probs)),
+        down(k=3)(given(tree, probs), choice_of(tree, probs)),
     ):
         expected = [
             (t, e, round(w, 4))
@@ -151,7 +151,7 @@ def test_one_level_is_plain_top_k() -> None:
 
 def test_loads_count_rows(tree: Tree) -> None:
     probs = sibling_softmax(torch.randn(32, tree.num_nodes), tree)
-    routing = top_k(tree, probs, probs, k=2, beam=None, renormalize=True)
+    routing = best(k=2, weights="renormalized")(given(tree, probs), choice_of(tree, probs))
     assert (
         routing.load_E.tolist()
         == torch.bincount(routing.expert_R, minlength=tree.num_experts).tolist()
@@ -167,37 +167,37 @@ RAGGED = TREES["ragged"]
 @pytest.mark.parametrize(
     ("spec", "selection", "message"),
     [
-        ([8], partial(top_k, k=9, beam=None, renormalize=True), r"k = 9: must be from 1 to 8"),
-        ([8], partial(top_k, k=0, beam=None, renormalize=True), r"k = 0: must be from 1 to 8"),
-        ([8], partial(top_k, k=1, beam=None, renormalize=True), r"renormalize = true with .*k = 1"),
-        ([8], partial(top_k, k=2, beam=2, renormalize=True), r"beam = 2: tree 8 has one level"),
+        ([8], best(k=9, weights="renormalized"), r"k = 9: must be from 1 to 8"),
+        ([8], best(k=0, weights="renormalized"), r"k = 0: must be from 1 to 8"),
+        ([8], best(k=1, weights="renormalized"), r"weights = renormalized with .*k = 1"),
+        ([8], best(k=2, beam=2, weights="renormalized"), r"beam = 2: tree 8 has one level"),
         (
             [4, 4],
-            partial(top_k, k=2, beam=[2, 2], renormalize=True),
+            best(k=2, beam=[2, 2], weights="renormalized"),
             r"2 numbers given, 1 expected",
         ),
-        ([4, 4], partial(top_k, k=2, beam=0, renormalize=True), r"beam = 0: every number"),
-        ([4, 4], partial(top_k, k=5, beam=1, renormalize=True), r"only 4 experts are sure"),
-        (RAGGED, partial(top_k, k=5, beam=1, renormalize=True), r"only \d experts are sure"),
-        ([4, 4], partial(descend, k=[1], renormalize=False), r"1 numbers given, 2 expected"),
+        ([4, 4], best(k=2, beam=0, weights="renormalized"), r"beam = 0: every number"),
+        ([4, 4], best(k=5, beam=1, weights="renormalized"), r"only 4 experts are sure"),
+        (RAGGED, best(k=5, beam=1, weights="renormalized"), r"only \d experts are sure"),
+        ([4, 4], down(k=[1]), r"1 numbers given, 2 expected"),
         (
             [4, 4],
-            partial(descend, k=5, renormalize=False),
+            down(k=5),
             r"k on level 0 = 5: must be from 1 to 4",
         ),
         (
             RAGGED,
-            partial(descend, k=3, renormalize=False),
+            down(k=3),
             r"level 1 = 3.*children of unit 'sales'",
         ),
-        ([4, 4], partial(descend, k=[2, 1], renormalize=True), r"renormalize = true with .*k = 1"),
+        ([4, 4], down(k=[2, 1], weights="renormalized"), r"weights = renormalized with .*k = 1"),
     ],
 )
 def test_options_that_cannot_work(spec: object, selection: object, message: str) -> None:
     tree = Tree.from_spec(spec)
     probs = sibling_softmax(torch.zeros(1, tree.num_nodes), tree)
     with pytest.raises(ConfigError, match=message):
-        selection(tree, probs, probs)
+        selection(given(tree, probs), choice_of(tree, probs))
 
 
 @pytest.mark.parametrize("width", [1, 2, 3])
@@ -208,12 +208,11 @@ def test_what_a_beam_is_said_to_leave_is_there(tree: Tree, width: int) -> None:
     probs = sibling_softmax(torch.randn(2000, tree.num_nodes) * 4, tree)
     for k in range(tree.num_experts, 0, -1):
         try:
-            routing = top_k(tree, probs, probs, k=k, beam=width, renormalize=False)
+            routing = best(k=k, beam=width)(given(tree, probs), choice_of(tree, probs))
         except ConfigError:
             continue
-        in_running_TE = _beam_search(
-            tree, path_product(probs, tree), [width] * (tree.num_levels - 1)
-        )
+        beams = [width] * (tree.num_levels - 1)
+        in_running_TE = beam_search(tree, choice_of(tree, probs), beams)
         assert in_running_TE[routing.token_R, routing.expert_R].all()
         return
     raise AssertionError("no k is admitted")

@@ -44,13 +44,15 @@ def test_a_small_mixture_by_hand(gate: type, gate_params: int, gate_flops: int) 
 
 
 def test_a_small_transformer_by_hand() -> None:
-    plain = partial(Dense, experts=partial(Mlp, hidden_dim=24, implementation="loop"))
+    plain = partial(
+        Dense, experts=partial(Mlp, hidden_dim=24, activation="gelu", implementation="loop")
+    )
     ffn = partial(
         HMoE,
         tree=Tree.from_spec([4]),
         gate=partial(TopDown, init_std=0.1),
         selection=partial(top_k, k=2, beam=None, renormalize=True),
-        experts=partial(Mlp, hidden_dim=16, implementation="loop"),
+        experts=partial(Mlp, hidden_dim=16, activation="gelu", implementation="loop"),
     )
     model = Transformer(
         in_dim=10,

@@ -137,7 +137,9 @@ def test_a_dense_control_returns_no_routings(model: str) -> None:
 
 
 def test_a_dense_control_is_its_one_expert() -> None:
-    control = Dense(experts=partial(Mlp, hidden_dim=8, implementation="loop"), dim=DIM)
+    control = Dense(
+        experts=partial(Mlp, hidden_dim=8, activation="gelu", implementation="loop"), dim=DIM
+    )
     x = torch.randn(2, 3, DIM)
     y, routing = control(x)
     bank = control.experts

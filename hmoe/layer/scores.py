@@ -1,0 +1,50 @@
+"""Scores: what a gate says of every node, for every token. Data without algorithm.
+
+Letters: T tokens, N nodes.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from hmoe.layer.tree import Tree
+
+
+class Choice(NamedTuple):
+    """The numbers that decide who works; only their order counts, and none has a gradient.
+
+    Attributes:
+        factor_TN: ranks siblings; read by rules that decide unit by unit.
+        weight_TN: ranks nodes of a level, and experts of all levels; read by rules that look at
+            whole paths.
+    """
+
+    factor_TN: Tensor
+    weight_TN: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """The numbers that decide how much it counts; float32 and differentiable.
+
+    Under a softmax `probs_TN` and `factor_TN` are one, and `weight_TN` is P(node | root). Sigmoid
+    scores are not probabilities; they then sum to anything, and only `probs_TN` is normalised.
+
+    Attributes:
+        tree: the organisation.
+        logits_TN: raw scores, noise included.
+        probs_TN: P(node | parent).
+        factor_TN: what a node contributes to the weight of the paths through it.
+        weight_TN: weight of the path from the root to the node.
+        clean_TN: raw scores without their noise; None where no noise was learnt.
+        noise_TN: standard deviation of the learnt noise, 0 on levels without; None likewise.
+    """
+
+    tree: Tree
+    logits_TN: Tensor
+    probs_TN: Tensor
+    factor_TN: Tensor
+    weight_TN: Tensor
+    clean_TN: Tensor | None = None
+    noise_TN: Tensor | None = None

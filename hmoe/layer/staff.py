@@ -1,0 +1,197 @@
+"""Staff: experts of other kinds and sizes, and experts that are shared by all who pass a unit.
+
+Letters: R rows, D width, E experts, M shared experts, H heads, T tokens, N nodes.
+"""
+
+from collections.abc import Callable, Mapping
+from itertools import groupby
+
+import torch
+from torch import Tensor, nn
+
+from hmoe.errors import ConfigError, nearest
+from hmoe.layer.routing import Routing
+from hmoe.layer.tree import ROOT, Tree
+
+
+class Zero(nn.Module):
+    """E experts that answer nothing: a token may decline work (MoE++: Jin et al. 2024, eq. 4)."""
+
+    def __init__(self, *, num_experts: int, dim: int) -> None:
+        super().__init__()
+
+    def forward(self, x_RD: Tensor, load_E: Tensor) -> Tensor:
+        """Rows in expert order (R, D) -> zeros (R, D)."""
+        return torch.zeros_like(x_RD)
+
+
+class Identity(nn.Module):
+    """E experts that hand their rows back (MoE++: Jin et al. 2024, eq. 5, "copy")."""
+
+    def __init__(self, *, num_experts: int, dim: int) -> None:
+        super().__init__()
+
+    def forward(self, x_RD: Tensor, load_E: Tensor) -> Tensor:
+        """Rows in expert order (R, D) -> the same."""
+        return x_RD
+
+
+class Constant(nn.Module):
+    """E experts y = a x + b v, (a, b) = softmax(x W): a learnt vector, mixed with the row.
+
+    MoE++ (Jin et al. 2024, eq. 6).
+
+    Args:
+        num_experts: E.
+        dim: width D of a token.
+    """
+
+    def __init__(self, *, num_experts: int, dim: int) -> None:
+        super().__init__()
+        self.vector_ED = nn.Parameter(torch.randn(num_experts, dim) * dim**-0.5)
+        self.mix_ED2 = nn.Parameter(torch.randn(num_experts, dim, 2) * dim**-0.5)
+
+    def forward(self, x_RD: Tensor, load_E: Tensor) -> Tensor:
+        """Rows in expert order (R, D) and the rows of each expert (E,) -> (R, D)."""
+        expert_R = torch.arange(len(load_E), device=load_E.device).repeat_interleave(
+            load_E, output_size=x_RD.shape[0]
+        )
+        mix_RD2 = self.mix_ED2.index_select(0, expert_R).to(x_RD.dtype)
+        mix_R2 = torch.einsum("rd,rdm->rm", x_RD, mix_RD2).softmax(-1)
+        vector_RD = self.vector_ED.index_select(0, expert_R).to(x_RD.dtype)
+        return mix_R2[:, :1] * x_RD + mix_R2[:, 1:] * vector_RD
+
+
+class ByUnit(nn.Module):
+    """Experts that differ from unit to unit in kind or width: each node's own, or its unit's.
+
+    Args:
+        tree: the organisation.
+        num_experts: E, those of the tree.
+        dim: width D of a token.
+        default: bank of all experts of which nothing else is said, called as
+            default(num_experts=, dim=).
+        units: path of a node -> bank of the experts at or below it; the longest path that holds
+            an expert decides.
+
+    Raises:
+        ConfigError: a name that is no node of the tree.
+    """
+
+    def __init__(
+        self,
+        *,
+        tree: Tree,
+        num_experts: int,
+        dim: int,
+        default: Callable[..., nn.Module],
+        units: Mapping[str, Callable[..., nn.Module]],
+    ) -> None:
+        super().__init__()
+        for name in units:
+            node_number("experts.units", name, tree)
+        kind_E = [_longest(tree.path_N[node], units) for node in tree.node_E]
+        # Neighbours of one kind are one bank, so that its grouped product stays one.
+        runs = [(kind, len(list(run))) for kind, run in groupby(kind_E)]
+        self.sizes = [size for _, size in runs]
+        self.banks = nn.ModuleList(
+            (default if kind is None else units[kind])(num_experts=size, dim=dim)
+            for kind, size in runs
+        )
+
+    def forward(self, x_RD: Tensor, load_E: Tensor) -> Tensor:
+        """Rows in expert order (R, D) and the rows of each expert (E,) -> (R, D)."""
+        loads = load_E.split(self.sizes)
+        rows = x_RD.split(torch.stack([load.sum() for load in loads]).tolist())
+        return torch.cat([b(x, load) for b, x, load in zip(self.banks, rows, loads, strict=True)])
+
+
+class Shared(nn.Module):
+    """Experts that work on every token which reaches their unit: the staff of the company, of a
+    department, of a team (DeepSeekMoE: Dai et al. 2024, section 3.2, has them at the root).
+
+    A token's weight for a shared expert is what its rows below the unit weigh together, and 1 at
+    the root: a department's staff counts as much as the department.
+
+    Args:
+        tree: the organisation.
+        dim: width D of a token.
+        units: "company" (the root), "level_n" (every unit of a level) or the path of a unit ->
+            number of shared experts there.
+        experts: their bank, called as experts(num_experts=, dim=).
+
+    Raises:
+        ConfigError: a name that is no unit of the tree, or a number below 1.
+    """
+
+    def __init__(
+        self, *, tree: Tree, dim: int, units: Mapping[str, int], experts: Callable[..., nn.Module]
+    ) -> None:
+        super().__init__()
+        self.unit_M = [
+            node
+            for name, number in units.items()
+            for node in _units("shared.units", name, number, tree)
+            for _ in range(number)
+        ]
+        self.experts = experts(num_experts=len(self.unit_M), dim=dim) if self.unit_M else None
+
+    def forward(self, x_TD: Tensor, routing: Routing) -> Tensor:
+        """Tokens (T, D) and their routing, of H T tokens under H heads -> (H T, D)."""
+        weight_RM = self.weights(routing)
+        # By expert: the rows of one expert follow each other, in token order.
+        expert_R, token_R = (weight_RM.detach().T > 0).nonzero(as_tuple=True)
+        load_M = torch.zeros(len(self.unit_M), dtype=torch.int64, device=x_TD.device)
+        load_M = load_M.index_add(0, expert_R, torch.ones_like(expert_R))
+        assert self.experts is not None
+        y_RD: Tensor = self.experts(x_TD.index_select(0, token_R % x_TD.shape[0]), load_M)
+        weight_R = weight_RM[token_R, expert_R].to(y_RD.dtype)
+        y_TD = y_RD.new_zeros(routing.num_tokens, x_TD.shape[-1])
+        return y_TD.index_add(0, token_R, y_RD * weight_R.unsqueeze(-1))
+
+    def weights(self, routing: Routing) -> Tensor:
+        """What every shared expert weighs for every token, 0 where it does not work: (T, M)."""
+        ones_T1 = routing.weight_R.new_ones(routing.num_tokens, 1)
+        if set(self.unit_M) == {ROOT}:
+            return ones_T1.expand(-1, len(self.unit_M))
+        # The last column is the root's, which ROOT = -1 picks.
+        weight_TN = torch.cat([routing.sum_rows(routing.weight_R), ones_T1], -1)
+        return weight_TN[:, self.unit_M]
+
+
+def node_number(option: str, name: str, tree: Tree) -> int:
+    """The number of the node with a path.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in tree.path_N:
+        shown = ", ".join(tree.path_N[:12]) + (", ..." if tree.num_nodes > 12 else "")
+        raise ConfigError(
+            f"{option} has {name!r}: no node of tree {tree}. Nodes: {shown}."
+            f"{nearest(name, tree.path_N)}"
+        )
+    return tree.path_N.index(name)
+
+
+def _units(option: str, name: str, number: int, tree: Tree) -> list[int]:
+    if number < 1:
+        raise ConfigError(f"{option}.{name} = {number}: a number of experts is at least 1.")
+    if name == "company":
+        return [ROOT]
+    levels = {f"level_{level}": inner for level, inner in enumerate(tree.inner_levels) if inner}
+    if name in levels:
+        return list(levels[name])
+    known = ["company", *levels, *(tree.path_N[n] for inner in tree.inner_levels for n in inner)]
+    if name not in known:
+        raise ConfigError(
+            f"{option} has {name!r}: no unit of tree {tree}. Units: {', '.join(known[:12])}"
+            f"{', ...' if len(known) > 12 else ''}.{nearest(name, known)}"
+        )
+    return [tree.path_N.index(name)]
+
+
+def _longest(path: str, units: Mapping[str, object]) -> str | None:
+    """The longest of the names that is a path's beginning, by whole names."""
+    holding = [name for name in units if path == name or path.startswith(f"{name}.")]
+    return max(holding, key=len, default=None)
