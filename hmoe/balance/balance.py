@@ -34,12 +34,14 @@ class Balance:
         """Prepare every mixture layer of the model. Call once, before weights are loaded.
 
         Raises:
-            ConfigError: a term has another number of weights than the tree has levels; a bias
-                controller where there is no choice to steer.
+            ConfigError: a term has another number of weights than the tree has levels; a term where
+                a lazy descent scores but a few nodes; a bias controller where there is no choice to
+                steer.
         """
         for layer in mixture_layers(model):
             for name, term in self.terms.items():
                 _weights(name, term.weight, layer.tree.num_levels)
+                _check_scores(name, layer)
             if self.bias is not None:
                 _check_choice(layer)
                 layer.add_bias()
@@ -69,6 +71,14 @@ class Balance:
 def mixture_layers(model: nn.Module) -> list[HMoE]:
     """All mixture layers of a model, in the order in which it returns their routings."""
     return [module for module in model.modules() if isinstance(module, HMoE)]
+
+
+def _check_scores(name: str, layer: HMoE) -> None:
+    if not layer.scores_all_nodes:
+        raise ConfigError(
+            f"balance.terms.{name}: a loss on the scores of all nodes, and a lazy descent "
+            "makes but a few. Use balance=none, balance=bias, or ffn@model.ffn=hmoe."
+        )
 
 
 def _check_choice(layer: HMoE) -> None:

@@ -7,6 +7,7 @@ from hmoe.layer.experts import Mlp, SwiGlu
 from hmoe.layer.gates import Tied, TopDown
 from hmoe.layer.heads import Heads
 from hmoe.layer.hmoe import HMoE
+from hmoe.layer.lazy import LazyHMoE
 from hmoe.layer.neurons import Neurons
 from hmoe.layer.routing import Routing
 from hmoe.layer.scores import Choice, Scores
@@ -22,6 +23,7 @@ __all__ = [
     "HMoE",
     "Heads",
     "Identity",
+    "LazyHMoE",
     "Mlp",
     "Neurons",
     "Routing",

@@ -4,6 +4,7 @@ Letters: T tokens, N nodes, E experts.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from hmoe.errors import ConfigError
 from hmoe.layer.checks import per_level
 from hmoe.layer.scores import Choice
-from hmoe.layer.tree import ROOT, Tree
+from hmoe.layer.tree import Tree
 from hmoe.layer.tree_ops import at_experts
 
 
@@ -60,7 +61,7 @@ def beam_widths(tree: Tree, beam: int | Sequence[int] | None) -> list[int] | Non
 
 def check_k(tree: Tree, k: int, beams: Sequence[int]) -> None:
     """Refuse more experts per token than the beam is sure to leave."""
-    sure = _sure_experts(tree, beams)
+    sure = _sure_experts(tree, tuple(beams))
     if k > sure:
         raise ConfigError(
             f"selection.k = {k}: with selection.beam = {list(beams)} only {sure} experts are "
@@ -68,19 +69,20 @@ def check_k(tree: Tree, k: int, beams: Sequence[int]) -> None:
         )
 
 
+@lru_cache(maxsize=256)
 def _sure_experts(tree: Tree, beams: Sequence[int]) -> int:
     """A lower bound on the experts in the running, whatever the scores are."""
-    inner_children = [0] * tree.num_nodes
-    expert_children = [0] * tree.num_nodes
-    experts = set(tree.node_E)
-    for node, parent in enumerate(tree.parent_N):
-        if parent != ROOT:
-            (expert_children if node in experts else inner_children)[parent] += 1
-    in_running = len(tree.inner_levels[0])
-    sure = sum(1 for n in tree.node_E if tree.level_N[n] == 0)
+    cpu = torch.device("cpu")
+    group_N, group_below_N = tree.index("group_N", cpu), tree.index("group_below_N", cpu)
+    # Experts and units among the children of the root (group 0) and of each unit.
+    size_G = tree.index("size_G", cpu)
+    experts_G = torch.zeros_like(size_G).index_add(0, group_N, (group_below_N < 0).long())
+    units_G = size_G - experts_G
+    sure, in_running = int(experts_G[0]), int(units_G[0])
     for level, width in enumerate(beams):
+        group_n = group_below_N[tree.level_slices[level]]
+        group_n = group_n[group_n >= 0]
         kept = min(width, in_running)
-        inner = tree.inner_levels[level]
-        sure += sum(sorted(expert_children[n] for n in inner)[:kept])
-        in_running = sum(sorted(inner_children[n] for n in inner)[:kept])
+        sure += int(experts_G[group_n].sort().values[:kept].sum())
+        in_running = int(units_G[group_n].sort().values[:kept].sum())
     return sure
