@@ -6,7 +6,6 @@ Letters: T tokens, D width, N nodes, R rows, H heads.
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +16,8 @@ from hmoe.layer.dispatch import combine, permute
 from hmoe.layer.gates import Gate
 from hmoe.layer.routing import Routing
 from hmoe.layer.selection import Selection
-from hmoe.layer.staff import Shared
+from hmoe.layer.staff import Merge, Shared
 from hmoe.layer.tree import Tree
-
-Merge = Literal["sum", "mean", "stack"]
 
 
 class HMoE(nn.Module):
@@ -73,7 +70,8 @@ class HMoE(nn.Module):
         self.shared = shared(tree=tree, dim=dim)
         self.merge = merge
         self.register_buffer("bias_N", None)
-        weighs = self.try_out(1).weight_R.requires_grad
+        with torch.enable_grad():
+            weighs = self.try_out(1).weight_R.requires_grad
         if not weighs and any(True for _ in self.gate.parameters()):
             raise ConfigError(
                 "selection.weights: the weights do not depend on the gate, so it would never learn "
@@ -95,13 +93,12 @@ class HMoE(nn.Module):
         routing = self.route(x_TD, None if key is None else key.reshape(-1))
         x_RD, order_R = permute(x_TD, routing)
         y_RD = self.experts(x_RD, routing.load_E)
-        y_TD = combine(y_RD, order_R, routing)
+        y_TD = self._merged(combine(y_RD, order_R, routing))
         if self.shared.experts is not None:
-            y_TD = y_TD + self.shared(x_TD, routing)
-        heads = self.gate.num_heads
+            y_TD = y_TD + self.shared(x_TD, self.shared_weights(routing))
         if x.ndim > 2:
-            routing = replace(routing, num_sequences=heads * x_TD.shape[0] // x.shape[-2])
-        return self._merged(y_TD.reshape(heads, *x.shape)), routing
+            routing = replace(routing, num_sequences=routing.num_tokens // x.shape[-2])
+        return y_TD.reshape(*([-1] if self.merge == "stack" else []), *x.shape), routing
 
     def route(self, x_TD: Tensor, key_T: Tensor | None) -> Routing:
         """Who works on what: (T, D), ids (T,) or None -> Routing."""
@@ -118,10 +115,13 @@ class HMoE(nn.Module):
             self.eval_selection(scores, choice)
             return self.selection(scores, choice)
 
-    def _merged(self, y_H: Tensor) -> Tensor:
-        """Answers of the heads (H, ..., D), as they go on."""
-        if self.merge == "stack":
-            return y_H
-        if len(y_H) == 1:
-            return y_H[0]
-        return y_H.sum(0) if self.merge == "sum" else y_H.mean(0)
+    def shared_weights(self, routing: Routing) -> Tensor:
+        """What every shared expert weighs for every token: see `Shared.weights`."""
+        return self.shared.weights(routing, self.merge, self.gate.num_heads)
+
+    def _merged(self, y_TD: Tensor) -> Tensor:
+        """Answers to the tokens of all heads (H T, D), as they go on: (T, D), or all, stacked."""
+        if self.merge == "stack" or self.gate.num_heads == 1:
+            return y_TD
+        y_HTD: Tensor = y_TD.unflatten(0, (self.gate.num_heads, -1))
+        return y_HTD.sum(0) if self.merge == "sum" else y_HTD.mean(0)

@@ -5,6 +5,7 @@ Letters: R rows, D width, E experts, M shared experts, H heads, T tokens, N node
 
 from collections.abc import Callable, Mapping
 from itertools import groupby
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from hmoe.errors import ConfigError, nearest
 from hmoe.layer.routing import Routing
 from hmoe.layer.tree import ROOT, Tree
+
+Merge = Literal["sum", "mean", "stack"]  # what becomes of the answers of several heads
 
 
 class Zero(nn.Module):
@@ -136,27 +139,40 @@ class Shared(nn.Module):
         ]
         self.experts = experts(num_experts=len(self.unit_M), dim=dim) if self.unit_M else None
 
-    def forward(self, x_TD: Tensor, routing: Routing) -> Tensor:
-        """Tokens (T, D) and their routing, of H T tokens under H heads -> (H T, D)."""
-        weight_RM = self.weights(routing)
+    def forward(self, x_TD: Tensor, weight_TM: Tensor) -> Tensor:
+        """Tokens (T, D) and what each shared expert weighs for them -> (T, D).
+
+        With a weight for each token of H heads, (H T, M), the answers are those of all heads.
+        """
         # By expert: the rows of one expert follow each other, in token order.
-        expert_R, token_R = (weight_RM.detach().T > 0).nonzero(as_tuple=True)
+        expert_R, token_R = (weight_TM.detach().T > 0).nonzero(as_tuple=True)
         load_M = torch.zeros(len(self.unit_M), dtype=torch.int64, device=x_TD.device)
         load_M = load_M.index_add(0, expert_R, torch.ones_like(expert_R))
         assert self.experts is not None
         y_RD: Tensor = self.experts(x_TD.index_select(0, token_R % x_TD.shape[0]), load_M)
-        weight_R = weight_RM[token_R, expert_R].to(y_RD.dtype)
-        y_TD = y_RD.new_zeros(routing.num_tokens, x_TD.shape[-1])
+        weight_R = weight_TM[token_R, expert_R].to(y_RD.dtype)
+        y_TD = y_RD.new_zeros(weight_TM.shape[0], x_TD.shape[-1])
         return y_TD.index_add(0, token_R, y_RD * weight_R.unsqueeze(-1))
 
-    def weights(self, routing: Routing) -> Tensor:
-        """What every shared expert weighs for every token, 0 where it does not work: (T, M)."""
+    def weights(self, routing: Routing, merge: Merge, num_heads: int) -> Tensor:
+        """What every shared expert weighs for every token, 0 where it does not work.
+
+        (T, M), or (H T, M) where the heads' answers are stacked. The company's staff works once for
+        a token, however many heads it has.
+        """
         ones_T1 = routing.weight_R.new_ones(routing.num_tokens, 1)
         if set(self.unit_M) == {ROOT}:
-            return ones_T1.expand(-1, len(self.unit_M))
-        # The last column is the root's, which ROOT = -1 picks.
-        weight_TN = torch.cat([routing.sum_rows(routing.weight_R), ones_T1], -1)
-        return weight_TN[:, self.unit_M]
+            weight_TM = ones_T1.expand(-1, len(self.unit_M))
+        else:
+            # The last column is the root's, which ROOT = -1 picks.
+            weight_TN = torch.cat([routing.sum_rows(routing.weight_R), ones_T1], -1)
+            weight_TM = weight_TN[:, self.unit_M]
+        if merge == "stack" or num_heads == 1:
+            return weight_TM
+        weight_HTM: Tensor = weight_TM.unflatten(0, (num_heads, -1))
+        weight_TM = weight_HTM.sum(0) if merge == "sum" else weight_HTM.mean(0)
+        is_root_M = torch.tensor(self.unit_M, device=weight_TM.device) == ROOT
+        return weight_TM.masked_fill(is_root_M, 1.0)
 
 
 def node_number(option: str, name: str, tree: Tree) -> int:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from hmoe.layer import HMoE
+from hmoe.layer.scorers import Hash
 from hmoe.models.dense import Dense
 from hmoe.models.transformer import Attention
 
@@ -63,6 +64,8 @@ def cost(model: nn.Module) -> Cost:
             flops += 2 * module.weight.numel()
         elif isinstance(module, Dense):
             flops += 2 * _count_matrices(module, 3)
+        elif isinstance(module, Hash) and model.input_kind == "tokens":
+            flops -= 2 * module.plane_BD.numel()  # ids are hashed as they are
         elif isinstance(module, Attention):
             # Scores and weighted sum over `context` positions.
             flops += 4 * module.context * module.out.in_features
@@ -83,7 +86,7 @@ def experts_per_token(layer: HMoE) -> float:
 
 def shared_per_token(layer: HMoE) -> float:
     """Shared experts that one token meets in one mixture, as a mean over made-up tokens."""
-    return (layer.shared.weights(layer.try_out(_MANY)) > 0).sum().item() / _MANY
+    return (layer.shared_weights(layer.try_out(_MANY)) > 0).sum().item() / _MANY
 
 
 def _count(module: nn.Module) -> int:

@@ -1,13 +1,30 @@
 """HMoE against the naive oracle, outputs and every gradient, over trees x gates x selections."""
 
 import copy
+from functools import partial
+from itertools import product
 
 import pytest
 import torch
 
 from hmoe.errors import ConfigError
 from hmoe.layer import HMoE, Tree
-from tests.cases import CASES, DIM, EXPERTS, GATES, SELECTIONS, make_layer
+from tests.cases import (
+    CASES,
+    DIM,
+    EXPERTS,
+    GATES,
+    NO_SHARED,
+    SELECTIONS,
+    TREES,
+    best,
+    by_unit,
+    down,
+    layer_of,
+    make_layer,
+    tied,
+    top_down,
+)
 from tests.oracle import naive_moe
 
 
@@ -20,42 +37,121 @@ def gradients(layer: HMoE, x: torch.Tensor, y: torch.Tensor) -> list[torch.Tenso
     ]
 
 
-@pytest.mark.parametrize("gate", GATES)
-@pytest.mark.parametrize(("tree", "selection"), CASES)
-def test_layer_is_the_oracle(tree: str, selection: str, gate: str) -> None:
-    layer = make_layer(tree, selection, gate, "mlp")
+def assert_is_the_oracle(layer: HMoE) -> None:
     x = torch.randn(6, DIM, requires_grad=True)
     y, _ = layer(x)
     expected = naive_moe(layer, x)
     assert torch.allclose(y, expected, atol=1e-5)
     for fast, slow in zip(gradients(layer, x, y), gradients(layer, x, expected), strict=True):
         assert torch.allclose(fast, slow, atol=2e-5)
+
+
+@pytest.mark.parametrize("gate", ["top_down", "bottom_up"])
+@pytest.mark.parametrize(("tree", "selection"), CASES)
+def test_layer_is_the_oracle(tree: str, selection: str, gate: str) -> None:
+    assert_is_the_oracle(make_layer(tree, selection, gate))
+
+
+LEARNT = [gate for gate in GATES if gate not in ("top_down", "bottom_up", "random", "hash")]
+
+
+@pytest.mark.parametrize("gate", LEARNT)
+@pytest.mark.parametrize("selection", ["soft", "top_2", "top_2_after", "beam_2", "descend_2"])
+def test_layer_is_the_oracle_under_every_gate(selection: str, gate: str) -> None:
+    assert_is_the_oracle(make_layer("ragged", selection, gate))
+
+
+@pytest.mark.parametrize("gate", ["random", "hash"])
+@pytest.mark.parametrize(
+    "selection",
+    [
+        best(2, weights="even"),
+        best(2, weights="softmax", scale=2.5),
+        down(2, weights=["even", "probs", "renormalized"]),
+    ],
+)
+def test_layer_is_the_oracle_under_a_gate_that_does_not_learn(selection, gate: str) -> None:
+    tree = Tree.from_spec(TREES["ragged"])
+    assert_is_the_oracle(layer_of(tree=tree, gate=GATES[gate], selection=selection)(dim=DIM))
+
+
+def test_a_gate_that_learns_may_not_be_cut_off() -> None:
+    with pytest.raises(ConfigError, match="do not depend on the gate"):
+        layer_of(tree=Tree.from_spec([4]), selection=best(2, weights="even"))(dim=DIM)
 
 
 @pytest.mark.parametrize("experts", EXPERTS)
 @pytest.mark.parametrize("selection", ["soft", "top_2", "descend_2"])
-def test_biased_layer_is_the_oracle(selection: str, experts: str) -> None:
-    layer = make_layer("ragged", selection, "top_down", experts)
+@pytest.mark.parametrize("gate", ["top_down", "groups", "strongest"])
+def test_biased_layer_is_the_oracle(gate: str, selection: str, experts: str) -> None:
+    layer = make_layer("ragged", selection, gate, experts)
     layer.add_bias()
     layer.bias_N += torch.randn(layer.tree.num_nodes) * 2
-    x = torch.randn(6, DIM, requires_grad=True)
-    y, _ = layer(x)
-    expected = naive_moe(layer, x)
-    assert torch.allclose(y, expected, atol=1e-5)
-    for fast, slow in zip(gradients(layer, x, y), gradients(layer, x, expected), strict=True):
-        assert torch.allclose(fast, slow, atol=2e-5)
+    assert_is_the_oracle(layer)
+
+
+@pytest.mark.parametrize("spec", [[4], [3, 4], [2, 2, 3]])
+@pytest.mark.parametrize("score", ["linear", "laplace"])
+def test_a_tied_gate_is_the_oracle_of_its_weights_written_out(spec: list[int], score: str) -> None:
+    tree = Tree.from_spec(spec)
+    layer = layer_of(tree=tree, gate=tied(score=score))(dim=DIM)
+    untied = layer_of(tree=tree, gate=top_down(score=score))(dim=DIM)
+    untied.experts = layer.experts
+    (scorer,) = untied.gate.scorers
+    repeats = [level[0].num_groups for level in tree.blocks]
+    with torch.no_grad():
+        for name, whole in (("weight_MD", scorer.weight_MD), ("bias_M", scorer.bias_M)):
+            levels = [getattr(s, name) for s in layer.gate.scorers]
+            whole.copy_(
+                torch.cat([w for w, r in zip(levels, repeats, strict=True) for _ in range(r)])
+            )
+    x = torch.randn(6, DIM)
+    assert torch.allclose(layer(x)[0], naive_moe(untied, x), atol=1e-5)
+
+
+def test_each_level_may_have_its_own_score_temperature_and_link() -> None:
+    gate = top_down(
+        score=["laplace", "linear", "mlp"],
+        width=6,
+        temperature=[0.5, 1.0, 2.0],
+        link=["softmax", "sigmoid", "softmax"],
+    )
+    layer = layer_of(tree=Tree.from_spec(TREES["ragged"]), gate=gate)(dim=DIM)
+    assert [type(scorer).__name__ for scorer in layer.gate.scorers] == ["Laplace", "Linear", "Mlp"]
+    assert_is_the_oracle(layer)
+
+
+@pytest.mark.parametrize(
+    ("gate", "selection"),
+    # Expert choice looks at the tokens of all heads together, the oracle at one head.
+    [
+        *product(["top_down", "heads"], ["soft", "top_2", "descend_2"]),
+        ("top_down", "expert_choice"),
+    ],
+)
+def test_shared_experts_and_units_of_their_own_are_the_oracle(gate: str, selection: str) -> None:
+    tree = Tree.from_spec(TREES["ragged"])
+    shared = partial(
+        NO_SHARED.func,
+        units={"company": 2, "level_0": 1, "sales.us": 1},
+        experts=EXPERTS["swiglu"],
+    )
+    wide = partial(EXPERTS["swiglu"].func, hidden_dim=12, implementation="loop")
+    units = {"sales": "relu", "sales.us": wide, "legal": "zero", "support.1": "constant"}
+    layer = layer_of(
+        tree=tree,
+        gate=GATES[gate],
+        selection=SELECTIONS[selection],
+        experts=by_unit(tree, units, default="identity"),
+        shared=shared,
+    )(dim=DIM)
+    assert_is_the_oracle(layer)
 
 
 def test_bottom_up_under_exact_top_k_is_the_flat_layer() -> None:
     """The same function under another tree: weights copied expert by expert."""
     deep = make_layer("deep", "top_2", "bottom_up")
-    flat = HMoE(
-        tree=Tree.from_spec([12]),
-        gate=GATES["bottom_up"],
-        selection=SELECTIONS["top_2"],
-        experts=EXPERTS["mlp"],
-        dim=DIM,
-    )
+    flat = layer_of(tree=Tree.from_spec([12]), gate=GATES["bottom_up"])(dim=DIM)
     flat.load_state_dict(deep.state_dict())
     x = torch.randn(32, DIM)
     assert torch.allclose(flat(x)[0], deep(x)[0], atol=1e-5)
@@ -77,7 +173,8 @@ def test_leading_axes_are_tokens(shape: tuple[int, ...]) -> None:
     y, routing = layer(x)
     assert y.shape == x.shape
     assert routing.num_tokens == max(1, x[..., 0].numel())
-    assert routing.logits_TN.shape == (routing.num_tokens, layer.tree.num_nodes)
+    assert routing.scores.logits_TN.shape == (routing.num_tokens, layer.tree.num_nodes)
+    assert routing.num_sequences == (2 if len(shape) == 2 else None)
 
 
 def test_a_token_does_not_see_the_others() -> None:
@@ -92,13 +189,13 @@ def test_every_used_gate_gets_a_gradient() -> None:
     y.square().sum().backward()
     used_N = routing.load_N > 0
     # A sibling group whose children were all used twice by some token moves every child.
-    assert (layer.gate.weight_ND.grad.abs().sum(-1) > 0)[used_N].all()
+    assert (layer.gate.scorers[0].weight_MD.grad.abs().sum(-1) > 0)[used_N].all()
 
 
 def test_one_expert_for_all_stays_finite() -> None:
     layer = make_layer("grid", "top_1")
     with torch.no_grad():
-        layer.gate.bias_N[[0, 3]] += 100.0
+        layer.gate.scorers[0].bias_M[[0, 3]] += 100.0
     y, routing = layer(torch.randn(16, DIM))
     y.sum().backward()
     assert routing.load_E.max() == 16
@@ -110,7 +207,7 @@ def test_a_bias_against_all_probability_stays_finite(selection: str) -> None:
     layer = make_layer("grid", selection)
     layer.add_bias()
     with torch.no_grad():
-        layer.gate.bias_N[0] += 1000.0  # department 0 has all the probability
+        layer.gate.scorers[0].bias_M[0] += 1000.0  # department 0 has all the probability
         layer.bias_N[0] -= 2000.0  # and is never chosen
     y, _ = layer(torch.randn(8, DIM))
     y.sum().backward()
@@ -136,13 +233,9 @@ def test_bfloat16_keeps_the_gate_in_float32() -> None:
 
 def test_a_selection_that_cannot_work_is_told_at_construction() -> None:
     with pytest.raises(ConfigError, match="k on level 0"):
-        HMoE(
-            tree=Tree.from_spec([2, 8]),
-            gate=GATES["top_down"],
-            selection=lambda *a: SELECTIONS["descend_2"].func(*a, k=3, renormalize=False),
-            experts=EXPERTS["mlp"],
-            dim=DIM,
-        )
+        layer_of(tree=Tree.from_spec([2, 8]), selection=down(3))(dim=DIM)
+    with pytest.raises(ConfigError, match="k on level 0"):
+        layer_of(tree=Tree.from_spec([2, 8]), eval_selection=down(3))(dim=DIM)
 
 
 @pytest.mark.gpu

@@ -174,12 +174,12 @@ RAGGED = TREES["ragged"]
         (
             [4, 4],
             best(k=2, beam=[2, 2], weights="renormalized"),
-            r"2 numbers given, 1 expected",
+            r"2 given, 1 expected",
         ),
         ([4, 4], best(k=2, beam=0, weights="renormalized"), r"beam = 0: every number"),
         ([4, 4], best(k=5, beam=1, weights="renormalized"), r"only 4 experts are sure"),
         (RAGGED, best(k=5, beam=1, weights="renormalized"), r"only \d experts are sure"),
-        ([4, 4], down(k=[1]), r"1 numbers given, 2 expected"),
+        ([4, 4], down(k=[1]), r"1 given, 2 expected"),
         (
             [4, 4],
             down(k=5),

@@ -8,10 +8,37 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from hmoe.layer import BottomUp, HMoE, Mlp, Selection, SwiGlu, TopDown, Tree, descend, soft, top_k
+from hmoe.layer import (
+    ByUnit,
+    HMoE,
+    Mlp,
+    Selection,
+    Shared,
+    SwiGlu,
+    Tree,
+    expert_choice,
+    soft,
+)
 from hmoe.models import Cost, Dense, ResidualMlp, Transformer, cost
 from hmoe.models.cost import experts_per_token
-from tests.cases import CASES, EXPERTS, GATES, MODELS, SELECTIONS, TREES, dense, make_input, mixture
+from tests.cases import (
+    CASES,
+    EXPERTS,
+    GATES,
+    MODELS,
+    SELECTIONS,
+    TREES,
+    best,
+    bottom_up,
+    dense,
+    down,
+    heads,
+    layer_of,
+    make_input,
+    mixture,
+    tied,
+    top_down,
+)
 from tests.oracle import children
 
 # ------------------------------------------------------------------ by hand
@@ -20,14 +47,20 @@ from tests.oracle import children
 @pytest.mark.parametrize(
     ("gate", "gate_params", "gate_flops"),
     # Six nodes of which four are experts; a row of 8 weights and a bias each.
-    [(TopDown, 6 * 8 + 6, 2 * 6 * 8), (BottomUp, 4 * 8 + 4, 2 * 4 * 8)],
+    [
+        (top_down(), 6 * 8 + 6, 2 * 6 * 8),
+        (bottom_up(), 4 * 8 + 4, 2 * 4 * 8),
+        (tied(), 2 * (2 * 8 + 2), 2 * 2 * 2 * 8),
+        (top_down(score="mlp", width=5), 8 * 5 + 6 * 5 + 6, 2 * (8 * 5 + 6 * 5)),
+        (top_down(noise="learned"), 2 * 6 * 8 + 6, 2 * 2 * 6 * 8),
+        (top_down(score="random"), 0, 2 * 6 * 8),
+    ],
 )
-def test_a_small_mixture_by_hand(gate: type, gate_params: int, gate_flops: int) -> None:
-    ffn = partial(
-        HMoE,
+def test_a_small_mixture_by_hand(gate, gate_params: int, gate_flops: int) -> None:
+    ffn = layer_of(
         tree=Tree.from_spec([2, 2]),
-        gate=partial(gate, init_std=0.1),
-        selection=partial(top_k, k=1, beam=None, renormalize=False),
+        gate=gate,
+        selection=best(1),
         experts=partial(SwiGlu, hidden_dim=16, implementation="loop"),
     )
     model = ResidualMlp(in_dim=5, out_dim=3, dim=8, depth=2, ffn=ffn)
@@ -47,11 +80,8 @@ def test_a_small_transformer_by_hand() -> None:
     plain = partial(
         Dense, experts=partial(Mlp, hidden_dim=24, activation="gelu", implementation="loop")
     )
-    ffn = partial(
-        HMoE,
+    ffn = layer_of(
         tree=Tree.from_spec([4]),
-        gate=partial(TopDown, init_std=0.1),
-        selection=partial(top_k, k=2, beam=None, renormalize=True),
         experts=partial(Mlp, hidden_dim=16, activation="gelu", implementation="loop"),
     )
     model = Transformer(
@@ -113,9 +143,37 @@ def test_parameters_are_the_real_ones_and_active_those_a_token_moves(
     assert moved == pytest.approx(expected)
 
 
+def test_shared_experts_and_units_of_their_own_by_hand() -> None:
+    """One expert for the company, one in each of two departments; two widths of experts."""
+    tree = Tree.from_spec([2, 2])
+    wide, narrow = (
+        partial(Mlp, hidden_dim=width, activation="relu", implementation="loop")
+        for width in (16, 8)
+    )
+    shared = partial(Shared, units={"company": 1, "level_0": 1}, experts=narrow)
+    experts = partial(ByUnit, tree=tree, default=narrow, units={"1": wide})
+    layer = layer_of(tree=tree, selection=down(1), experts=experts, shared=shared)
+    model = ResidualMlp(in_dim=5, out_dim=3, dim=8, depth=1, ffn=layer)
+    rest = (5 * 8 + 8) + 8 + 8 + (8 * 3 + 3)
+    gate, small, large = 6 * 8 + 6, 2 * 8 * 8, 2 * 8 * 16
+    found = cost(model)
+    assert found.params == rest + gate + 2 * small + 2 * large + 3 * small
+    # At even load a row meets the mean of the experts; a token passes company and one department.
+    met = (small + large) / 2 + small + small
+    assert found.active_params == rest + gate + met
+    assert found.flops_per_token == 2 * (5 * 8 + 6 * 8 + met + 8 * 3)
+
+
+FLOPS = [
+    *((tree, selection, "top_down", "mlp") for tree, selection in CASES),
+    *((tree, "top_2", gate, "mlp") for tree in ("grid", "ragged") for gate in GATES),
+    *((tree, "top_2", "top_down", experts) for tree in ("flat", "ragged") for experts in EXPERTS),
+    *((None, None, "", experts) for experts in EXPERTS),
+]
+
+
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize(("gate", "experts"), [*zip(GATES, EXPERTS, strict=True)])
-@pytest.mark.parametrize(("tree", "selection"), [*CASES, (None, None)])
+@pytest.mark.parametrize(("tree", "selection", "gate", "experts"), FLOPS)
 def test_flops_are_those_torch_counts_on_the_slow_twin(
     model: str, tree: str | None, selection: str | None, gate: str, experts: str
 ) -> None:
@@ -135,7 +193,7 @@ def test_flops_are_those_torch_counts_on_the_slow_twin(
     ):
         # A ragged descent gave these tokens their own number of experts; all others are sure.
         surprise = len(routing.expert_R) - found.experts_per_token * tokens
-        one_expert = sum(p[0].numel() for p in layer.experts.parameters())
+        one_expert = sum(p[0].numel() for p in layer.experts.parameters() if p.ndim == 3)
         expected += 2 * surprise * one_expert
     assert counter.get_total_flops() == pytest.approx(expected, rel=1e-9)
 
@@ -154,12 +212,19 @@ def test_a_model_without_memory_costs_the_same(
 
 # ------------------------------------------------------------------ experts per token
 
+
+def layer_with(spec: object, selection: Selection) -> HMoE:
+    return layer_of(tree=Tree.from_spec(spec), selection=selection)(dim=8)
+
+
 SURE = [
     *((spec, soft, Tree.from_spec(spec).num_experts) for spec in TREES.values()),
     *((spec, SELECTIONS["top_2"], 2) for spec in TREES.values()),
     *((spec, SELECTIONS["descend_1"], 1) for spec in TREES.values()),
     ([3, 4], SELECTIONS["beam_2"], 2),
-    ([3, 4], partial(descend, k=[2, 3], renormalize=True), 6),
+    ([3, 4], down([2, 3], weights="renormalized"), 6),
+    ([3, 4], partial(expert_choice, k=2.0), 2),
+    ([3, 4], partial(expert_choice, k=[1.0, 0.5]), 0.5),
     ([2, 2, 3], SELECTIONS["descend_2"], 8),
     ({"sales": {"emea": 2, "us": 3}, "support": 2, "legal": 1}, SELECTIONS["beam_2"], 2),
 ]
@@ -167,9 +232,14 @@ SURE = [
 
 @pytest.mark.parametrize(("spec", "selection", "rows"), SURE)
 def test_experts_per_token_are_exact_where_their_number_is_fixed(
-    spec: object, selection: Selection, rows: int
+    spec: object, selection: Selection, rows: float
 ) -> None:
-    assert experts_per_token(selection, Tree.from_spec(spec)) == rows
+    assert experts_per_token(layer_with(spec, selection)) == pytest.approx(rows, rel=3e-3)
+
+
+def test_several_heads_send_a_token_to_more_experts() -> None:
+    layer = layer_of(tree=Tree.from_spec([3, 4]), gate=heads(num=3))(dim=8)
+    assert experts_per_token(layer) == 6
 
 
 def test_experts_per_token_of_a_ragged_descent_by_an_integral() -> None:
@@ -186,8 +256,8 @@ def test_experts_per_token_of_a_ragged_descent_by_an_integral() -> None:
     grid = [-8 + i / 1000 for i in range(16000)]
     solo_out = sum(exp(-z * z / 2) / sqrt(2 * pi) * above(z) ** 2 / 1000 for z in grid)
     assert 0.5 < solo_out < 0.7
-    selection = partial(descend, k=2, renormalize=True)
-    assert experts_per_token(selection, tree) == pytest.approx(3 + solo_out, rel=0.01)
+    layer = layer_of(tree=tree, selection=down(2, weights="renormalized"))(dim=8)
+    assert experts_per_token(layer) == pytest.approx(3 + solo_out, rel=0.01)
 
 
 def simulated_rows(tree: Tree, k: int, num_tokens: int) -> float:
@@ -218,13 +288,14 @@ def test_experts_per_token_of_a_ragged_descent_are_those_of_a_long_simulation(
     spec: object, k: int
 ) -> None:
     tree = Tree.from_spec(spec)
-    found = experts_per_token(partial(descend, k=k, renormalize=False), tree)
+    found = experts_per_token(layer_with(spec, down(k)))
     assert found == pytest.approx(simulated_rows(tree, k, num_tokens=200_000), rel=0.02)
 
 
 def test_experts_per_token_do_not_move_the_random_state() -> None:
+    layer = layer_with(TREES["ragged"], SELECTIONS["descend_2"])
     before = torch.get_rng_state()
-    first = experts_per_token(SELECTIONS["descend_2"], Tree.from_spec(TREES["ragged"]))
-    second = experts_per_token(SELECTIONS["descend_2"], Tree.from_spec(TREES["ragged"]))
+    first = experts_per_token(layer)
+    second = experts_per_token(layer)
     assert torch.equal(torch.get_rng_state(), before)
     assert first == second

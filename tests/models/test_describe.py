@@ -5,10 +5,10 @@ from textwrap import dedent
 
 import pytest
 
-from hmoe.layer import HMoE, Mlp, TopDown, Tree, top_k
+from hmoe.layer import Mlp, Tree
 from hmoe.models import ResidualMlp, description
 from hmoe.models.describe import draw
-from tests.cases import MODELS, TREES, dense
+from tests.cases import MODELS, TREES, best, dense, layer_of
 
 DRAWINGS = {
     "named": (
@@ -110,11 +110,9 @@ def test_every_node_of_a_small_tree_has_one_line(spec: object) -> None:
 
 
 def test_a_description_is_the_drawing_and_the_costs() -> None:
-    ffn = partial(
-        HMoE,
+    ffn = layer_of(
         tree=Tree.from_spec([2]),
-        gate=partial(TopDown, init_std=0.1),
-        selection=partial(top_k, k=1, beam=None, renormalize=False),
+        selection=best(1),
         experts=partial(Mlp, hidden_dim=64, activation="gelu", implementation="loop"),
     )
     model = ResidualMlp(in_dim=5, out_dim=3, dim=8, depth=1, ffn=ffn)
