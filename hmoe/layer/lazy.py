@@ -59,8 +59,18 @@ class LazyHMoE(HMoE):
             self._routing(self.eval_selection, score, num_tokens, torch.device("cpu"))
             return self._routing(self.selection, score, num_tokens, torch.device("cpu"))
 
-    def compared_per_token(self, num_tokens: int) -> tuple[float, float]:
-        """Nodes that a made-up token is compared with: in the search, and again on chosen paths."""
+    def saving(self) -> tuple[float, float]:
+        """What a token is spared by not being compared with all nodes.
+
+        Returns multiply-adds of the forward, and parameters of the gate that it does not meet.
+        Nodes on chosen paths are compared twice, in the search and for the weights. Exact on a
+        uniform tree, else the mean over made-up tokens; nothing under a tied gate, which has no
+        more than one set of scores a level to begin with.
+        """
+        scorer = _own_weights(self.gate)
+        if scorer is None:
+            return 0.0, 0.0
+        num_tokens, num_nodes, width = 1024, *scorer.weight_MD.shape
         score = _made_up(self.tree, num_tokens)
         counts = []
 
@@ -70,7 +80,8 @@ class LazyHMoE(HMoE):
 
         with torch.device("cpu"):
             self._routing(self.selection, counting, num_tokens, torch.device("cpu"))
-        return sum(counts[:-1]), counts[-1]
+        searched = sum(counts[:-1])
+        return (num_nodes - searched - counts[-1]) * width, (num_nodes - searched) * (width + 1)
 
     def _routing(
         self, selection: Selection, score: Scorer, num_tokens: int, device: torch.device
@@ -192,7 +203,8 @@ def gate_scorer(gate: Gate, x_TD: Tensor, key_T: Tensor | None) -> Scorer:
     """
     _check_gate(gate)
     assert isinstance(gate, TopDown)
-    if isinstance(gate, Tied):
+    scorer = _own_weights(gate)
+    if scorer is None:
         starts = [here.start for here in gate.tree.level_slices]
         return tied_scorer(
             [
@@ -200,18 +212,18 @@ def gate_scorer(gate: Gate, x_TD: Tensor, key_T: Tensor | None) -> Scorer:
                 for scorer, start in zip(gate.scorers, starts, strict=True)
             ]
         )
-    scorer = _linear(gate)
-    assert scorer is not None
     with torch.autocast(x_TD.device.type, enabled=False):
         query_TD = scorer.query(x_TD.float())
     score = linear_scorer(query_TD, scorer.weight_MD.float(), scorer.bias_M.float())
     return lambda looks: score(looks) / gate.temperature_N.index_select(0, looks.node_C)
 
 
-def _linear(gate: TopDown) -> Linear | None:
-    """The scorer of a top-down gate that is linear on all levels, else None."""
+def _own_weights(gate: Gate) -> Linear | None:
+    """The one scorer of a linear gate whose nodes have weights of their own, else None."""
+    if not isinstance(gate, TopDown) or isinstance(gate, Tied) or len(gate.scorers) > 1:
+        return None
     scorer = gate.scorers[0]
-    return scorer if len(gate.scorers) == 1 and type(scorer) is Linear else None
+    return scorer if type(scorer) is Linear else None
 
 
 def _check_gate(gate: Gate) -> None:
@@ -225,7 +237,7 @@ def _check_gate(gate: Gate) -> None:
         )
     if isinstance(gate, Tied):
         return
-    scorer = _linear(gate)
+    scorer = _own_weights(gate)
     if scorer is None:
         raise ConfigError(f"gate.score = {gate.score_L}: {works}.")
     width = scorer.weight_MD.shape[1]

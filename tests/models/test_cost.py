@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hmoe.layer import (
     ByUnit,
     HMoE,
+    LazyHMoE,
     Mlp,
     Selection,
     Shared,
@@ -74,6 +75,37 @@ def test_a_small_mixture_by_hand(gate, gate_params: int, gate_flops: int) -> Non
         num_mixtures=2,
         experts_per_token=1.0,
     )
+
+
+def test_a_lazy_gate_costs_what_it_looks_at() -> None:
+    ffn = partial(
+        LazyHMoE,
+        **layer_of(
+            tree=Tree.from_spec([4, 3, 2]),
+            selection=best(2, beam=[2, 1]),
+            experts=partial(Mlp, hidden_dim=16, activation="gelu", implementation="loop"),
+        ).keywords,
+    )
+    model = ResidualMlp(in_dim=5, out_dim=3, dim=8, depth=1, ffn=ffn)
+    expert, rest = 2 * 8 * 16, (5 * 8 + 8) + 8 + 8 + (8 * 3 + 3)
+    # The search looks at 4 nodes, at 3 below each of 2, at 2 below 1. Both experts that are chosen
+    # share their path, so the weights need a second look at 4 + 3 + 2.
+    searched, again, nodes = 4 + 2 * 3 + 2, 4 + 3 + 2, 4 + 12 + 24
+    assert cost(model) == Cost(
+        params=rest + nodes * 9 + 24 * expert,
+        active_params=rest + searched * 9 + 2 * expert,
+        gate_params=nodes * 9,
+        flops_per_token=2 * 5 * 8 + 2 * ((searched + again) * 8 + 2 * expert) + 2 * 8 * 3,
+        num_mixtures=1,
+        experts_per_token=2.0,
+    )
+
+
+def test_a_lazy_tied_gate_costs_all_of_its_few_scores() -> None:
+    parts = {"tree": Tree.from_spec([4, 4]), "gate": tied(), "selection": best(2, beam=2)}
+    lazy = partial(LazyHMoE, **layer_of(**parts).keywords)
+    make = partial(ResidualMlp, in_dim=5, out_dim=3, dim=8, depth=1)
+    assert cost(make(ffn=lazy)) == cost(make(ffn=layer_of(**parts)))
 
 
 def test_a_small_transformer_by_hand() -> None:
