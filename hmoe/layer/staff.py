@@ -5,16 +5,14 @@ Letters: R rows, D width, E experts, M shared experts, H heads, T tokens, N node
 
 from collections.abc import Callable, Mapping
 from itertools import groupby
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from hmoe.errors import ConfigError, nearest
+from hmoe.layer.gates import Merge
 from hmoe.layer.routing import Routing
 from hmoe.layer.tree import ROOT, Tree
-
-Merge = Literal["sum", "mean", "stack"]  # what becomes of the answers of several heads
 
 
 class Zero(nn.Module):
