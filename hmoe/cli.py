@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hmoe.config import compose, digest, parse
+from hmoe.config import CONF, compose, digest, parse, read_system
 from hmoe.errors import ConfigError, HmoeError
 
 INTERRUPTED = 130
@@ -80,6 +80,12 @@ def describe(overrides: Sequence[str]) -> int:
     from hmoe.training import assemble
 
     parts = assemble(cfg, device="meta")
+    if cfg.system is not None:
+        system = read_system(cfg.system, CONF)
+        print(system.title)
+        for name in ("source", "equation", "differs"):
+            print(f"  {name:9} {getattr(system, name)}")
+        print()
     print(description(parts.model))
     return 0
 

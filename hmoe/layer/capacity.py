@@ -34,7 +34,7 @@ def limited(routing: Routing, capacity: float | Sequence[float] | None, drop: Dr
             cut as well.
         drop: who stays. "order": first choices before second ones, each in the order of the tokens
             (GShard, Switch). "weight": the rows that weigh most (V-MoE's batch priority: Riquelme
-            et al. 2021, section 4.1).
+            et al. 2021).
 
     Raises:
         ConfigError: a list of the wrong length, a capacity that is not positive, an unknown `drop`.

@@ -31,7 +31,7 @@ Noise = Literal["none", "learned", "gumbel"]
 
 
 def smooth_step(t: Tensor) -> Tensor:
-    """0 below -1/2, 1 above 1/2, a cubic between (Hazimeh et al. 2020, eq. 6, with width 1)."""
+    """0 below -1/2, 1 above 1/2, a cubic between (Hazimeh et al. 2020, with width 1)."""
     t = t.clamp(-0.5, 0.5)
     return -2 * t**3 + 1.5 * t + 0.5
 
@@ -226,7 +226,7 @@ class Tied(TopDown):
     the score of a path is a sum of one score a level, and a beam of k finds the exact top k of all
     E at the cost of 2 sqrt E comparisons. With a `width` each level has a query of its own; the
     papers halve one query, which is the same function. Binary levels under a smooth step are the
-    selectors of DSelect-k (Hazimeh et al. 2021, eq. 3).
+    selectors of DSelect-k (Hazimeh et al. 2021).
 
     Arguments and further errors are those of `TopDown`.
 

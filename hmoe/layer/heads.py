@@ -19,7 +19,7 @@ from hmoe.layer.tree import Tree
 class Heads(Gate):
     """Several gates over one organisation; every head sends each token on its own errand.
 
-    Multi-gate mixtures (Ma et al. 2018, eq. 6-7: one gate a task), the query heads of PEER (He
+    Multi-gate mixtures (Ma et al. 2018: one gate a task), the query heads of PEER (He
     2024), the k trees of COMET (Ibrahim et al. 2023). The decisions of H gates about T tokens are
     those of one gate about H T tokens, head by head; the layer sums, averages or stacks them.
 

@@ -16,7 +16,7 @@ from hmoe.layer.tree import ROOT, Tree
 
 
 class Zero(nn.Module):
-    """E experts that answer nothing: a token may decline work (MoE++: Jin et al. 2024, eq. 4)."""
+    """E experts that answer nothing: a token may decline work (MoE++: Jin et al. 2024)."""
 
     def __init__(self, *, num_experts: int, dim: int) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Zero(nn.Module):
 
 
 class Identity(nn.Module):
-    """E experts that hand their rows back (MoE++: Jin et al. 2024, eq. 5, "copy")."""
+    """E experts that hand their rows back (MoE++: Jin et al. 2024, "copy")."""
 
     def __init__(self, *, num_experts: int, dim: int) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Identity(nn.Module):
 class Constant(nn.Module):
     """E experts y = a x + b v, (a, b) = softmax(x W): a learnt vector, mixed with the row.
 
-    MoE++ (Jin et al. 2024, eq. 6).
+    MoE++ (Jin et al. 2024).
 
     Args:
         num_experts: E.
@@ -68,7 +68,7 @@ class ByUnit(nn.Module):
 
     Args:
         tree: the organisation.
-        num_experts: E, those of the tree.
+        num_experts: E, those of the tree; another number are shared experts, of the default kind.
         dim: width D of a token.
         default: bank of all experts of which nothing else is said, called as
             default(num_experts=, dim=).
@@ -91,7 +91,10 @@ class ByUnit(nn.Module):
         super().__init__()
         for name in units:
             node_number("experts.units", name, tree)
-        kind_E = [_longest(tree.path_N[node], units) for node in tree.node_E]
+        # A bank of another size is one of shared experts, which are of the default kind.
+        kind_E: list[str | None] = [None] * num_experts
+        if num_experts == tree.num_experts:
+            kind_E = [_longest(tree.path_N[node], units) for node in tree.node_E]
         # Neighbours of one kind are one bank, so that its grouped product stays one.
         runs = [(kind, len(list(run))) for kind, run in groupby(kind_E)]
         self.sizes = [size for _, size in runs]
