@@ -136,8 +136,10 @@ def test_a_model_takes_all_data_of_its_kind_and_refuses_the_others(
     ("group", "option"), [(group, option) for group in PARTS for option in options(group)]
 )
 def test_every_option_goes_with_the_defaults_of_all_others(group: str, option: str) -> None:
-    choice = selects(group, option)
-    for overrides in ([choice], ["data=stdlib", "model=transformer", choice]):
+    choice = [selects(group, option)]
+    if option == "hmoe_lazy":
+        choice.append("balance=none")  # the default loss reads the scores of all nodes
+    for overrides in (choice, ["data=stdlib", "model=transformer", *choice]):
         cfg = compose(overrides)
         check(cfg)
         assert (num_mixtures(cfg) == 0) == ((group, option) == ("ffn", "dense"))
@@ -242,3 +244,18 @@ def test_a_step_of_training(
             assert layer.bias_N is None
         else:
             assert layer.bias_N.any() == (len(routing.load_E.unique()) > 1)
+
+
+@pytest.mark.parametrize("balance", ["none", "bias"])
+def test_a_step_of_training_with_a_lazy_descent(balance: str) -> None:
+    lazy = ["ffn@model.ffn=hmoe_lazy", "selection.beam=1", f"balance={balance}"]
+    parts = assemble(compose(["data=digits", "model=mlp", "tree.spec=[4,4,4]", *lazy, *TINY]))
+    learner = learner_of(parts)
+    parts.data.setup()
+    batch = parts.data.train_batch(0)
+    learner.training_step(batch, 0).backward()
+    for name, parameter in parts.model.named_parameters():
+        assert parameter.grad is not None, name
+        assert 0 < parameter.grad.abs().sum() < float("inf"), f"{name} must learn"
+    with pytest.raises(ConfigError, match=r"balance\.terms\.switch"):
+        assemble(compose(["tree.spec=[4,4,4]", *lazy, "balance=switch"]), device="meta")

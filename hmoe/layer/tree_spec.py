@@ -36,6 +36,8 @@ def checked(unit: Any, where: str) -> Any:
         for i, size in enumerate(unit):
             _check_size(size, f"{where}[{i}]")
         result = num_children = list(unit) or [0]
+        # The first unit of the level with one child; a list of names from the root is its path.
+        where += ".0" * (result.index(1) if 1 in result else 0)
     else:
         _check_size(unit, where)
         return None if unit == 1 else [unit]

@@ -120,7 +120,7 @@ def test_copies_and_pickles_leave_tables_behind() -> None:
         ({"a": {}, "b": 2}, r"tree\.spec\.a is empty"),
         ({"a": [], "b": 2}, r"tree\.spec\.a is empty"),
         ([1], r"tree\.spec has one child"),
-        ([4, 1], r"has one child"),
+        ([4, 1], r"tree\.spec\.0 has one child"),
         ({"a": {"b": 3}, "c": 2}, r"tree\.spec\.a has one child"),
         ([4, 0], r"tree\.spec\[1\] = 0: a size is a whole number of at least 1"),
         ([-4], r"tree\.spec\[0\] = -4"),
