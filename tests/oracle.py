@@ -214,7 +214,7 @@ def _answer(bank, e: int, x):
         a, b = (x @ bank.mix_ED2[e]).exp() / (x @ bank.mix_ED2[e]).exp().sum()
         return a * x + b * bank.vector_ED[e]
     if isinstance(bank, Neurons):
-        return F.gelu((bank.u_ED[e] * x).sum()) * bank.v_ED[e]
+        return F.gelu((bank.w_in_EDF[e, :, 0] * x).sum()) * bank.w_out_EFD[e, 0]
     if isinstance(bank, Mlp):
         activation = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}[bank.activation]
         hidden = activation(x @ bank.w_in_EDF[e])

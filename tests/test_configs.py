@@ -19,7 +19,6 @@ from hmoe.errors import ConfigError
 from hmoe.layer import HMoE
 from hmoe.models import cost
 from hmoe.training import Learner, Parts, assemble
-from hmoe.training.tasks import TASKS
 
 FILES = sorted(CONF.rglob("*.yaml"))
 # Systems are rows of choices among the groups: see test_systems.
@@ -136,10 +135,14 @@ def test_a_model_takes_all_data_of_its_kind_and_refuses_the_others(
     ("group", "option"), [(group, option) for group in PARTS for option in options(group)]
 )
 def test_every_option_goes_with_the_defaults_of_all_others(group: str, option: str) -> None:
-    choice = [selects(group, option)]
-    if option == "hmoe_lazy":
-        choice.append("balance=none")  # the default loss reads the scores of all nodes
-    for overrides in (choice, ["data=stdlib", "model=transformer", *choice]):
+    choice = selects(group, option)
+    if choice == "loss=competitive":
+        with pytest.raises(ConfigError, match=r"ResidualMlp has none to show\. Use model=mixture"):
+            assemble(compose([choice]), device="meta")
+        return
+    # The default loss reads the scores of all nodes.
+    needs = ["balance=none"] if option == "hmoe_lazy" else []
+    for overrides in ([choice, *needs], ["data=stdlib", "model=transformer", choice, *needs]):
         cfg = compose(overrides)
         check(cfg)
         assert (num_mixtures(cfg) == 0) == ((group, option) == ("ffn", "dense"))
@@ -189,7 +192,7 @@ def tiny(made_files: Path) -> dict[str, DictConfig]:
 def learner_of(parts: Parts) -> Learner:
     return Learner(
         model=parts.model,
-        task=TASKS[parts.data.task],
+        task=parts.task,
         balance=parts.balance,
         optim=parts.optim,
         options=parts.options,
@@ -229,7 +232,7 @@ def test_a_step_of_training(
     optimizer.step()
 
     output, routings = parts.model(batch["x"])
-    task_loss = TASKS[parts.data.task].loss(output, batch["y"])
+    task_loss = parts.task.loss(output, batch["y"])
     penalty, values = parts.balance.loss(routings)
     assert list(values) == [f"{term}/level_{n}" for term in parts.balance.terms for n in range(3)]
     total = (task_loss + penalty).item()

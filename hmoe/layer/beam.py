@@ -69,20 +69,52 @@ def check_k(tree: Tree, k: int, beams: Sequence[int]) -> None:
         )
 
 
-@lru_cache(maxsize=256)
-def _sure_experts(tree: Tree, beams: Sequence[int]) -> int:
-    """A lower bound on the experts in the running, whatever the scores are."""
+@lru_cache  # asked at every step, about a handful of trees
+def _sure_experts(tree: Tree, beams: tuple[int, ...]) -> int:
+    """A lower bound on the experts in the running, whatever the scores are.
+
+    Level by level any units may be those that are kept. How many units and experts are below them
+    goes together: a unit without units below it has experts, so the two have no common minimum.
+    """
     cpu = torch.device("cpu")
     group_N, group_below_N = tree.index("group_N", cpu), tree.index("group_below_N", cpu)
-    # Experts and units among the children of the root (group 0) and of each unit.
+    # Units and experts among the children of the root (group 0) and of each unit.
     size_G = tree.index("size_G", cpu)
     experts_G = torch.zeros_like(size_G).index_add(0, group_N, (group_below_N < 0).long())
-    units_G = size_G - experts_G
-    sure, in_running = int(experts_G[0]), int(units_G[0])
+    children_G2 = torch.stack([size_G - experts_G, experts_G], 1)
+    # Units in the running -> fewest experts that are with them.
+    fewest: dict[int, int] = dict([children_G2[0].tolist()])
     for level, width in enumerate(beams):
         group_n = group_below_N[tree.level_slices[level]]
-        group_n = group_n[group_n >= 0]
-        kept = min(width, in_running)
-        sure += int(experts_G[group_n].sort().values[:kept].sum())
-        in_running = int(units_G[group_n].sort().values[:kept].sum())
-    return sure
+        kinds, numbers = children_G2[group_n[group_n >= 0]].unique(dim=0, return_counts=True)
+        below: dict[int, int] = {}
+        for in_running, sure in fewest.items():
+            kept = _fewest_below(kinds.tolist(), numbers.tolist(), min(width, in_running))
+            for num_units, num_experts in kept.items():
+                found = sure + num_experts
+                below[num_units] = min(found, below.get(num_units, found))
+        fewest = below
+    return min(fewest.values())
+
+
+def _fewest_below(
+    kinds: Sequence[Sequence[int]], numbers: Sequence[int], count: int
+) -> dict[int, int]:
+    """Over all choices of `count` units: units below them -> fewest experts below them.
+
+    Args:
+        kinds: units and experts below a unit; units of one kind are counted in `numbers`.
+    """
+    if len(kinds) == 1:
+        numbers = [count]
+    if count == sum(numbers):
+        taken = list(zip(kinds, numbers, strict=True))
+        return {sum(u * n for (u, _), n in taken): sum(e * n for (_, e), n in taken)}
+    fewest: list[dict[int, int]] = [{0: 0}, *({} for _ in range(count))]
+    units = [kind for kind, n in zip(kinds, numbers, strict=True) for _ in range(min(n, count))]
+    for num_units, num_experts in units:
+        for kept in range(count, 0, -1):
+            for so_far, experts in fewest[kept - 1].items():
+                total, found = so_far + num_units, experts + num_experts
+                fewest[kept][total] = min(found, fewest[kept].get(total, found))
+    return fewest[count]

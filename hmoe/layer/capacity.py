@@ -50,7 +50,8 @@ def limited(routing: Routing, capacity: float | Sequence[float] | None, drop: Dr
         )
     num_rows = routing.token_R.numel()
     row_R = _by_priority(routing, drop)
-    for level, factor in enumerate(capacity_L):
+    # Deepest first: a place in a department is not kept for a row that finds none in its team.
+    for level, factor in reversed(list(enumerate(capacity_L))):
         row_R = _fitting(routing, row_R, level, _limits(tree, factor, num_rows))
     row_R = row_R.sort().values
     return replace(

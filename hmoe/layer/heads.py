@@ -78,7 +78,12 @@ class Heads(Gate):
             if hidden:
                 # Out of reach before any rule sees it; finite, so that nothing turns into NaN.
                 node = torch.tensor(hidden, device=scores.logits_TN.device)
-                scores = gate.read(scores.logits_TN.index_fill(-1, node, -1e9))
+                logits_TN = scores.logits_TN.index_fill(-1, node, -1e9)
+                clean_TN = scores.clean_TN
+                if clean_TN is not None:
+                    clean_TN = clean_TN.index_fill(-1, node, -1e9)
+                assert isinstance(gate, TopDown)  # see _hidden
+                scores = gate.read(logits_TN, clean_TN, scores.noise_TN)
             shown.append(vars(scores))
         named = {name: [scores[name] for scores in shown] for name in shown[0] if name != "tree"}
         joined = {n: None if v[0] is None else torch.cat(v) for n, v in named.items()}

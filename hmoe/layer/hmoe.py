@@ -37,9 +37,6 @@ class HMoE(nn.Module):
             starts.
     """
 
-    # Whether routings hold scores of every node, which losses read.
-    scores_all_nodes = True
-
     gate: Gate
     shared: Shared
     # Added to the scores that choose, never to those that weigh; None without a bias controller.

@@ -43,8 +43,6 @@ class LazyHMoE(HMoE):
         ConfigError: those of `HMoE`; a gate or a selection that cannot be searched lazily.
     """
 
-    scores_all_nodes = False
-
     def route(self, x_TD: Tensor, key_T: Tensor | None) -> Routing:
         """Who works on what: (T, D), ids (T,) or None -> Routing."""
         score = gate_scorer(self.gate, x_TD, key_T)

@@ -3,7 +3,7 @@
 A grouped product pays for every expert; with a million experts and a handful of rows each, looking
 up two vectors a row is the cheaper way. An expert is a line of two tables.
 
-Letters: R rows, D width, E experts.
+Letters: R rows, D width, F hidden width, here 1, E experts.
 """
 
 import torch
@@ -14,7 +14,7 @@ from hmoe.errors import ConfigError
 
 
 class Neurons(nn.Module):
-    """E networks y = gelu(x . u) v, without biases: `Mlp` with a hidden width of 1.
+    """E networks y = gelu(x . u) v, without biases: `Mlp` with one hidden unit, and its weights.
 
     He (2024), the experts of PEER; with product keys as the gate (`Tied`) this is PEER with one
     head. We differ in the weight of an expert, which is a probability of the whole path.
@@ -31,8 +31,9 @@ class Neurons(nn.Module):
         super().__init__()
         if dim < 1:
             raise ConfigError(f"dim = {dim}: a width is at least 1.")
-        self.u_ED = nn.Parameter(torch.randn(num_experts, dim) * dim**-0.5)
-        self.v_ED = nn.Parameter(torch.randn(num_experts, dim))
+        # Named and shaped as those of `Mlp`, with F = 1.
+        self.w_in_EDF = nn.Parameter(torch.randn(num_experts, dim, 1) * dim**-0.5)
+        self.w_out_EFD = nn.Parameter(torch.randn(num_experts, 1, dim))
 
     def forward(self, x_RD: Tensor, load_E: Tensor) -> Tensor:
         """Rows in expert order (R, D) and the rows of each expert (E,) -> (R, D)."""
@@ -42,6 +43,6 @@ class Neurons(nn.Module):
         if torch.is_autocast_enabled(device):
             # Products by element are not on autocast's list; do as it would for a linear layer.
             x_RD = x_RD.to(torch.get_autocast_dtype(device))
-        u_RD = self.u_ED.index_select(0, expert_R).to(x_RD.dtype)
-        v_RD = self.v_ED.index_select(0, expert_R).to(x_RD.dtype)
-        return F.gelu((x_RD * u_RD).sum(-1, keepdim=True)) * v_RD
+        in_RD = self.w_in_EDF.squeeze(2).index_select(0, expert_R).to(x_RD.dtype)
+        out_RD = self.w_out_EFD.squeeze(1).index_select(0, expert_R).to(x_RD.dtype)
+        return F.gelu((x_RD * in_RD).sum(-1, keepdim=True)) * out_RD

@@ -92,7 +92,10 @@ def top_k(
         choice_TE = choice_TE.masked_fill(~beam_search(tree, choice, beams), float("-inf"))
     expert_TK = choice_TE.topk(k, dim=-1).indices
     # Of "softmax" the raw scores along a path are asked for, else its weight.
-    value_TN = path_sum(scores.logits_TN, tree) if weights == "softmax" else scores.weight_TN
+    value_TN = scores.weight_TN
+    if weights == "softmax":
+        path_TN = scores.path_TN
+        value_TN = path_sum(scores.logits_TN, tree) if path_TN is None else path_TN
     value_TK = at_experts(value_TN, tree).gather(-1, expert_TK)
     return weighed_rows(
         scores, expert_TK, value_TK, weights=weights, scale=scale, capacity=capacity, drop=drop

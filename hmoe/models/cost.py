@@ -17,6 +17,7 @@ from torch import nn
 from hmoe.layer import HMoE, LazyHMoE
 from hmoe.layer.scorers import Hash
 from hmoe.models.dense import Dense
+from hmoe.models.mixture import Mixture
 from hmoe.models.transformer import Attention
 
 _MANY = 4096  # made-up tokens, where a mean must be taken
@@ -64,6 +65,7 @@ def cost(model: nn.Module) -> Cost:
             reached = shared_per_token(layer) / len(layer.shared.unit_M)
             idle += _count(layer.shared) * (1 - min(reached, 1))
             flops += 2 * _count_matrices(layer.shared, 3) * reached
+    num_mixtures = len(mixtures)
     for module in model.modules():
         if isinstance(module, nn.Linear):
             flops += 2 * module.weight.numel()
@@ -71,10 +73,14 @@ def cost(model: nn.Module) -> Cost:
             flops += 2 * _count_matrices(module, 3)
         elif isinstance(module, Hash) and model.input_kind == "tokens":
             flops -= 2 * module.plane_BD.numel()  # ids are hashed as they are
+        elif isinstance(module, Mixture):
+            gate_params += _count(module.gate)
+            flops += 2 * (_count_matrices(module.gate, 2) + module.weight_EDO.numel())
+            num_mixtures, rows = num_mixtures + 1, float(module.tree.num_experts)
         elif isinstance(module, Attention):
             # Scores and weighted sum over `context` positions.
             flops += 4 * module.context * module.out.in_features
-    return Cost(params, params - idle, gate_params, flops, len(mixtures), rows)
+    return Cost(params, params - idle, gate_params, flops, num_mixtures, rows)
 
 
 def experts_per_token(layer: HMoE) -> float:

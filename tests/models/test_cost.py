@@ -13,6 +13,7 @@ from hmoe.layer import (
     HMoE,
     LazyHMoE,
     Mlp,
+    Neurons,
     Selection,
     Shared,
     SwiGlu,
@@ -196,11 +197,13 @@ def test_shared_experts_and_units_of_their_own_by_hand() -> None:
     assert found.flops_per_token == 2 * (5 * 8 + 6 * 8 + met + 8 * 3)
 
 
+# Torch counts matrix products; neurons multiply by element.
+COUNTED = [name for name in EXPERTS if name != "neurons"]
 FLOPS = [
     *((tree, selection, "top_down", "mlp") for tree, selection in CASES),
     *((tree, "top_2", gate, "mlp") for tree in ("grid", "ragged") for gate in GATES),
-    *((tree, "top_2", "top_down", experts) for tree in ("flat", "ragged") for experts in EXPERTS),
-    *((None, None, "", experts) for experts in EXPERTS),
+    *((tree, "top_2", "top_down", experts) for tree in ("flat", "ragged") for experts in COUNTED),
+    *((None, None, "", experts) for experts in COUNTED),
 ]
 
 
@@ -228,6 +231,17 @@ def test_flops_are_those_torch_counts_on_the_slow_twin(
         one_expert = sum(p[0].numel() for p in layer.experts.parameters() if p.ndim == 3)
         expected += 2 * surprise * one_expert
     assert counter.get_total_flops() == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("tree", ["ragged", None])
+def test_neurons_cost_what_networks_of_one_hidden_unit_cost(model: str, tree: str | None) -> None:
+    costs = []
+    for bank in (Neurons, partial(Mlp, hidden_dim=1, activation="gelu", implementation="loop")):
+        parts = {"tree": Tree.from_spec(TREES["ragged"]), "experts": bank}
+        ffn = layer_of(**parts) if tree else partial(Dense, experts=bank)
+        costs.append(cost(MODELS[model](ffn=ffn)))
+    assert costs[0] == costs[1]
 
 
 @pytest.mark.parametrize("model", MODELS)
