@@ -7,6 +7,8 @@ from hmoe.layer.experts import Mlp, SwiGlu
 from hmoe.layer.gates import Tied, TopDown
 from hmoe.layer.heads import Heads
 from hmoe.layer.hmoe import HMoE
+from hmoe.layer.move import Move, move_optimizer
+from hmoe.layer.moving import drop, regroup, reinitialise, split_expert
 from hmoe.layer.routing import Routing
 from hmoe.layer.scores import Choice, Scores
 from hmoe.layer.selection import Selection, descend, soft, top_k
@@ -22,6 +24,7 @@ __all__ = [
     "Heads",
     "Identity",
     "Mlp",
+    "Move",
     "Routing",
     "Scores",
     "Selection",
@@ -32,7 +35,12 @@ __all__ = [
     "Tree",
     "Zero",
     "descend",
+    "drop",
     "expert_choice",
+    "move_optimizer",
+    "regroup",
+    "reinitialise",
     "soft",
+    "split_expert",
     "top_k",
 ]
