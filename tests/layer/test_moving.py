@@ -265,7 +265,7 @@ def test_a_flat_top_down_gate_is_a_bottom_up_gate(selection: str, options: dict)
         (best(1), best(1, beam=1)),
         (best(4), down(2)),
         (best(2, weights="softmax"), best(2, weights="softmax")),
-        (best(2, capacity=0.5), best(2, capacity=0.5)),
+        (best(2, capacity=0.3), best(2, capacity=0.3)),
     ],
 )
 def test_what_reads_units_changes_the_function_by_design(flat, tree) -> None:
