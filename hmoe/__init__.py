@@ -1,3 +1,38 @@
 """hmoe: an instrument for hierarchical mixtures of experts."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hmoe.layer import HMoE
+
 __version__ = "0.1.0"
+
+
+def build(*overrides: str, dim: int, hidden_dim: int | None = None) -> "HMoE":
+    """A mixture layer for a model of yours, from choices as on the command line.
+
+    layer = hmoe.build("system=mixtral", "tree.spec=[8]", dim=512, hidden_dim=1024)
+    y, routing = layer(x)
+
+    Args:
+        overrides: `system=<name>`, choices of groups and single values; the later one wins.
+        dim: width D of a token.
+        hidden_dim: hidden width of an expert; the experts' own setting unless given.
+
+    Returns:
+        A module that maps (..., D) to (..., D) and the routing of its tokens. If the choices
+        include a bias controller the layer has room for the bias.
+
+    Raises:
+        ConfigError: choices that are unknown or do not go together.
+    """
+    # Imported here, so that `hmoe --help` does not wait for torch.
+    from hmoe.config import build as make
+    from hmoe.config import check, compose
+
+    width = [] if hidden_dim is None else [f"experts.hidden_dim={hidden_dim}"]
+    cfg = compose([*overrides, *width])
+    check(cfg)
+    layer: HMoE = make(cfg.model.ffn)(dim=dim)
+    make(cfg.balance).attach(layer)
+    return layer

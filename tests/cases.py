@@ -62,9 +62,9 @@ def tied(**options) -> Callable[..., Tied]:
     return partial(Tied, **(PLAIN_GATE | options))
 
 
-def heads(num: int = 2, visible=None, gate: Callable[..., TopDown] | None = None):
+def heads(num: int = 2, visible=None, gate=None, merge: str = "sum"):
     """Several gates, plain ones unless given."""
-    return partial(Heads, num=num, gate=gate or top_down(), visible=visible)
+    return partial(Heads, num=num, gate=gate or top_down(), visible=visible, merge=merge)
 
 
 def best(k: int, **options):
@@ -171,7 +171,6 @@ def layer_of(**parts) -> Callable[..., HMoE]:
         "eval_selection": None,
         "experts": EXPERTS["mlp"],
         "shared": NO_SHARED,
-        "merge": "sum",
     }
     return partial(HMoE, **(plain | parts))
 

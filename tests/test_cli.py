@@ -67,10 +67,10 @@ def refused(capsys, *argv: str) -> str:
         ("train seed=4294967296", "seed=4294967296: must be less than 4294967296"),
         ("train name=a/b", "name=a/b: 1 to 80 of A-Z a-z 0-9 . _ - are allowed"),
         ("train selection.k=99", "selection.k = 99: must be from 1 to 16, the number of experts."),
-        ("train selection.beam=[1,2,3]", "selection.beam = [1, 2, 3]: 3 numbers given, 1 expected"),
+        ("train selection.beam=[1,2,3]", "selection.beam = [1, 2, 3]: 3 given, 1 expected"),
         (
             "train selection=descend selection.k=[1,2,3]",
-            "selection.k = [1, 2, 3]: 3 numbers given, 2 expected, one a level",
+            "selection.k = [1, 2, 3]: 3 given, 2 expected, one a level",
         ),
         (
             "train balance.terms.switch.weight=[1,2,3]",

@@ -22,6 +22,7 @@ from hmoe.errors import ConfigError, DataError
 FILES = {
     "config.yaml": """
         defaults: [tree: flat, data: digits, optim: adam, extra: none, _self_]
+        system: null
         seed: 0
         name: null
         runs: runs
@@ -214,7 +215,7 @@ def test_the_config_is_closed_and_hydra_is_left_alone(compose: Any) -> None:
         ("lr=1", "lr=1: no such key. Did you mean 'optim.lr'?"),
         (
             "sed=1",
-            "Did you mean 'seed'? Groups: data, extra, optim, tree. Keys: seed, name, runs, t",
+            "Did you mean 'seed'? Groups: data, extra, optim, tree. Keys: system, seed, name, runs, t",
         ),
         ("optim.lr.x=1", "optim.lr.x=1: no such key. Did you mean 'optim.lr'?"),
         ("optim.betas.2=1", "optim.betas.2=1: no such key."),

@@ -14,18 +14,21 @@ No torch at import time: `check` and `build` import what the config names.
 """
 
 from hmoe.config.objects import build
-from hmoe.config.overrides import CONF, compose, has_sweep, key_of, keys, options, parse
+from hmoe.config.overrides import CONF, compose, expand, has_sweep, key_of, keys, options, parse
 from hmoe.config.signatures import RunName, check, explain
+from hmoe.config.systems import System, read_system
 from hmoe.config.targets import locate
 from hmoe.config.text import digest, literal, to_yaml
 
 __all__ = [
     "CONF",
     "RunName",
+    "System",
     "build",
     "check",
     "compose",
     "digest",
+    "expand",
     "explain",
     "has_sweep",
     "key_of",
@@ -34,5 +37,6 @@ __all__ = [
     "locate",
     "options",
     "parse",
+    "read_system",
     "to_yaml",
 ]

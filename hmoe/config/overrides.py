@@ -21,10 +21,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
+from hmoe.config.systems import read_system
 from hmoe.config.targets import SPECIAL, refuse_foreign
 from hmoe.config.text import join, literal
 from hmoe.errors import ConfigError, nearest
 
+SYSTEM = "system"
 _PACKAGE = Path(__file__).parents[1]
 # A wheel carries the configuration inside the package; a checkout keeps it at the top.
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
@@ -65,12 +67,40 @@ def options(group: str, conf_dir: Path = CONF) -> list[str]:
     return sorted(file.stem for file in (conf_dir / group).glob("*.yaml"))
 
 
+def expand(overrides: Sequence[str], *, conf_dir: Path = CONF) -> list[str]:
+    """Put in place of `system=<name>` the choices that it stands for.
+
+    Whatever comes later wins over them: a value over a value, and the choice of a group over all
+    that the system said about that group, which need not have the same settings.
+    """
+    groups = _groups(conf_dir)
+    expanded: list[str] = []
+    for index, override in enumerate(overrides):
+        parsed = parse(override)
+        if parsed.key_or_group != SYSTEM or SYSTEM not in groups:
+            expanded.append(override)
+            continue
+        _check_options(parsed, options(SYSTEM, conf_dir))
+        later = [parse(o) for o in overrides[index + 1 :]]
+        anew = {o.package or o.key_or_group for o in later if o.key_or_group in groups}
+        for choice in read_system(str(parsed.value()), conf_dir).choices:
+            said = parse(choice)
+            place = said.package or said.key_or_group
+            # A choice inside another group stays: `ffn@model.ffn` is for every model.
+            replaced = [group for group in anew if f"{place}.".startswith(f"{group}.")]
+            if said.key_or_group in groups:
+                replaced = [g for g in replaced if g in (place, said.key_or_group)]
+            if not replaced:
+                expanded.append(choice)
+    return expanded
+
+
 def compose(overrides: Sequence[str], *, conf_dir: Path = CONF) -> DictConfig:
     """Compose config.yaml with overrides; the later of two overrides of one key wins.
 
     The config may hold interpolations. Not for several threads at once: Hydra has one state.
     """
-    parsed = [parse(override) for override in overrides]
+    parsed = [parse(override) for override in expand(overrides, conf_dir=conf_dir)]
     groups = _groups(conf_dir)
     chosen = [override for override in parsed if override.key_or_group in groups]
     for override in chosen:
@@ -85,6 +115,8 @@ def compose(overrides: Sequence[str], *, conf_dir: Path = CONF) -> DictConfig:
     for override in parsed:
         if override.key_or_group not in groups:
             _replace(config, override, groups)
+    if named := [parse(o).value() for o in overrides if parse(o).key_or_group == SYSTEM]:
+        config[SYSTEM] = named[-1]
     refuse_foreign(config)
     try:
         composed: DictConfig = OmegaConf.create(config)

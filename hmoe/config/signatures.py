@@ -41,6 +41,7 @@ class _Top(BaseModel):
     model_config = ConfigDict(strict=True)
 
     seed: int = Field(ge=0, lt=2**32)
+    system: str | None
     name: RunName | None
     runs: str
     test: bool

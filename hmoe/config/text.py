@@ -17,11 +17,12 @@ _NOT_TEXT = re.compile(
     r"null|true|false|[+-]?(inf|nan|[\d._]*\d[\d._]*(e[+-]?[\d_]+)?)", re.IGNORECASE
 )
 _KEY, _ESCAPED = re.compile(r"[\\()\[\]{}:=, \t]"), r"\\\g<0>"
-_NOT_IDENTITY = {"seed": 0, "name": None, "runs": ""}
+_NOT_IDENTITY = {"seed": 0, "name": None, "runs": "", "system": None}
 
 
 def digest(cfg: DictConfig) -> str:
-    """Identity of a variant: sha256 (hex) of the resolved config, seed, name and runs aside.
+    """Identity of a variant: sha256 (hex) of the resolved config, seed, name, runs and
+    the name of the system aside.
 
     `${seed}` elsewhere in the config does not count either, so all seeds of a variant share one
     digest; for that the config must still hold its interpolations, as `compose` returns it.

@@ -26,6 +26,7 @@ from hmoe.layer.tree import Tree
 from hmoe.layer.tree_ops import among_siblings, path_product, sibling_shares
 
 Link = Literal["softmax", "sigmoid", "smooth_step"]
+Merge = Literal["sum", "mean", "stack"]
 Noise = Literal["none", "learned", "gumbel"]
 
 
@@ -45,9 +46,15 @@ _LINKS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Gate(nn.Module):
-    """What every gate does. The T tokens of a gate with H heads count H times, head by head."""
+    """What every gate does. The T tokens of a gate with H heads count H times, head by head.
+
+    Attributes:
+        num_heads: H.
+        merge: whether the layer sums the answers of the heads, takes their mean, or stacks them.
+    """
 
     num_heads: int = 1
+    merge: Merge = "sum"
 
     def forward(self, x_TD: Tensor, key_T: Tensor | None = None) -> Scores:
         """(T, D) of any dtype, ids (T,) where the model reads ids -> Scores of T tokens."""

@@ -4,12 +4,14 @@ Letters: T tokens, D width, N nodes, H heads.
 """
 
 from collections.abc import Callable, Sequence
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from hmoe.errors import ConfigError, nearest
-from hmoe.layer.gates import Gate, TopDown
+from hmoe.layer.checks import check_names
+from hmoe.layer.gates import Gate, Merge, TopDown
 from hmoe.layer.scores import Choice, Scores
 from hmoe.layer.tree import Tree
 
@@ -27,6 +29,8 @@ class Heads(Gate):
         gate: called as gate(tree=, dim=), once a head.
         visible: for every head the children of the root that it may use, with all that is below
             them; None: all. PLE (Tang et al. 2020) shows a task its own experts and shared ones.
+        merge: of the heads' answers the "sum" or "mean" goes on; "stack" gives every head its own
+            from the layer, (H, ..., D).
 
     Raises:
         ConfigError: no head, a list of another length, a name that is no child of the root.
@@ -40,12 +44,15 @@ class Heads(Gate):
         num: int,
         gate: Callable[..., Gate],
         visible: Sequence[Sequence[str]] | None,
+        merge: Merge,
     ) -> None:
         super().__init__()
+        check_names("gate.merge", [merge], get_args(Merge))
         if num < 1:
             raise ConfigError(f"gate.num = {num}: a number of heads is at least 1.")
         self.tree = tree
         self.num_heads = num
+        self.merge = merge
         self.heads = nn.ModuleList(gate(tree=tree, dim=dim) for _ in range(num))
         self.hidden_H = [[]] * num if visible is None else self._hidden(visible)
 

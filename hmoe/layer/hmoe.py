@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from hmoe.errors import ConfigError
-from hmoe.layer.checks import check_names
 from hmoe.layer.dispatch import combine, permute
 from hmoe.layer.gates import Gate
 from hmoe.layer.routing import Routing
 from hmoe.layer.selection import Selection
-from hmoe.layer.staff import Merge, Shared
+from hmoe.layer.staff import Shared
 from hmoe.layer.tree import Tree
 
 
@@ -30,8 +29,6 @@ class HMoE(nn.Module):
         eval_selection: rule outside training; None is the same rule.
         experts: called as experts(num_experts=, dim=); the module answers rows in expert order.
         shared: called as shared(tree=, dim=); the experts that all tokens of a unit meet.
-        merge: of several heads' answers the "sum" or "mean" goes on; "stack" gives every head its
-            own, (H, ..., D).
         dim: width D of a token.
 
     Raises:
@@ -54,18 +51,15 @@ class HMoE(nn.Module):
         eval_selection: Selection | None,
         experts: Callable[..., nn.Module],
         shared: Callable[..., Shared],
-        merge: Merge,
         dim: int,
     ) -> None:
         super().__init__()
-        check_names("ffn.merge", [merge], ("sum", "mean", "stack"))
         self.tree = tree
         self.gate = gate(tree=tree, dim=dim)
         self.selection = selection
         self.eval_selection = eval_selection or selection
         self.experts = experts(num_experts=tree.num_experts, dim=dim)
         self.shared = shared(tree=tree, dim=dim)
-        self.merge = merge
         self.register_buffer("bias_N", None)
         with torch.enable_grad():
             weighs = self.try_out(1).weight_R.requires_grad
@@ -84,6 +78,7 @@ class HMoE(nn.Module):
     def forward(self, x: Tensor, key: Tensor | None = None) -> tuple[Tensor, Routing]:
         """(..., D) -> (..., D) and the routing of the T tokens in the leading axes.
 
+        A gate whose heads are stacked gives (H, ..., D), and a routing of H T tokens.
         `key` (...) are the tokens' ids, for gates that look at ids; axis 0 of x counts sequences.
         """
         x_TD = x.reshape(-1, x.shape[-1])
@@ -95,7 +90,7 @@ class HMoE(nn.Module):
             y_TD = y_TD + self.shared(x_TD, self.shared_weights(routing))
         if x.ndim > 2:
             routing = replace(routing, num_sequences=routing.num_tokens // x.shape[-2])
-        return y_TD.reshape(*([-1] if self.merge == "stack" else []), *x.shape), routing
+        return y_TD.reshape(*([-1] if self.gate.merge == "stack" else []), *x.shape), routing
 
     def route(self, x_TD: Tensor, key_T: Tensor | None) -> Routing:
         """Who works on what: (T, D), ids (T,) or None -> Routing."""
@@ -114,11 +109,11 @@ class HMoE(nn.Module):
 
     def shared_weights(self, routing: Routing) -> Tensor:
         """What every shared expert weighs for every token: see `Shared.weights`."""
-        return self.shared.weights(routing, self.merge, self.gate.num_heads)
+        return self.shared.weights(routing, self.gate.merge, self.gate.num_heads)
 
     def _merged(self, y_TD: Tensor) -> Tensor:
         """Answers to the tokens of all heads (H T, D), as they go on: (T, D), or all, stacked."""
-        if self.merge == "stack" or self.gate.num_heads == 1:
+        if self.gate.merge == "stack" or self.gate.num_heads == 1:
             return y_TD
         y_HTD: Tensor = y_TD.unflatten(0, (self.gate.num_heads, -1))
-        return y_HTD.sum(0) if self.merge == "sum" else y_HTD.mean(0)
+        return y_HTD.sum(0) if self.gate.merge == "sum" else y_HTD.mean(0)

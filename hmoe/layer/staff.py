@@ -5,16 +5,14 @@ Letters: R rows, D width, E experts, M shared experts, H heads, T tokens, N node
 
 from collections.abc import Callable, Mapping
 from itertools import groupby
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from hmoe.errors import ConfigError, nearest
+from hmoe.layer.gates import Merge
 from hmoe.layer.routing import Routing
 from hmoe.layer.tree import ROOT, Tree
-
-Merge = Literal["sum", "mean", "stack"]  # what becomes of the answers of several heads
 
 
 class Zero(nn.Module):
@@ -70,7 +68,7 @@ class ByUnit(nn.Module):
 
     Args:
         tree: the organisation.
-        num_experts: E, those of the tree.
+        num_experts: E, those of the tree; another number are shared experts, of the default kind.
         dim: width D of a token.
         default: bank of all experts of which nothing else is said, called as
             default(num_experts=, dim=).
@@ -93,7 +91,10 @@ class ByUnit(nn.Module):
         super().__init__()
         for name in units:
             node_number("experts.units", name, tree)
-        kind_E = [_longest(tree.path_N[node], units) for node in tree.node_E]
+        # A bank of another size is one of shared experts, which are of the default kind.
+        kind_E: list[str | None] = [None] * num_experts
+        if num_experts == tree.num_experts:
+            kind_E = [_longest(tree.path_N[node], units) for node in tree.node_E]
         # Neighbours of one kind are one bank, so that its grouped product stays one.
         runs = [(kind, len(list(run))) for kind, run in groupby(kind_E)]
         self.sizes = [size for _, size in runs]

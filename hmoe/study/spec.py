@@ -35,7 +35,7 @@ from pydantic import (
 )
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from hmoe.config import RunName, explain, literal, parse
+from hmoe.config import RunName, expand, explain, literal, parse
 from hmoe.errors import ConfigError, nearest
 from hmoe.study.space import Space, parse_space, settings_of
 
@@ -151,10 +151,12 @@ class Sweep(_Section):
     def _check_arm(self, arm: str) -> None:
         settings = self.settings(arm)
         searched = self.search.reachable(settings).keys()
+        # What a system says is a start that a search may leave, as any later override may.
+        fixed = settings_of(self.arm_overrides(arm))
         for key in searched:
-            if key in settings:
+            if key in fixed:
                 raise ValueError(
-                    f"arms.{arm}: {key}={settings[key]} is fixed by an override, and '{key}' is"
+                    f"arms.{arm}: {key}={fixed[key]} is fixed by an override, and '{key}' is"
                     " searched; keep one of the two"
                 )
         if self.arms[arm].dial in searched:
@@ -184,7 +186,7 @@ class Sweep(_Section):
 
     def settings(self, arm: str) -> dict[str, str]:
         """The choices of an arm, key to value as text, as `Space.suggest` wants them."""
-        return settings_of(self.arm_overrides(arm))
+        return settings_of(expand(self.arm_overrides(arm)))
 
 
 def load_sweep(name: str, overrides: Sequence[str] = (), *, folder: Path = SWEEPS) -> Sweep:

@@ -23,6 +23,7 @@ STATUS = {
 # Settings that matter whatever is swept; those that a config lacks are left out. * is any key.
 PARAMS = (
     "seed",
+    "system",
     "tree.spec",
     "gate._target_",
     "selection._target_",

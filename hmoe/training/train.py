@@ -61,6 +61,12 @@ def assemble(cfg: DictConfig, device: str = "cpu") -> Parts:
     make_model = build(cfg.model)
     with torch.device(device):
         model = make_model(in_dim=data.in_dim, out_dim=data.out_dim)
+    for layer in mixture_layers(model):
+        if layer.gate.merge == "stack":
+            raise ConfigError(
+                "gate.merge = stack: gives every head an answer of its own, but this model has one "
+                "task. Use gate.merge=mean or sum, or the layer in a model of yours (hmoe.build)."
+            )
     balance = build(cfg.balance)
     balance.attach(model)
     return Parts(tree, data, model, balance, build(cfg.optim), build(cfg.trainer))

@@ -1,0 +1,155 @@
+"""Published systems: every row says what it is, can be built, trained a step, and changed."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from hmoe import build
+from hmoe.balance import mixture_layers
+from hmoe.config import CONF, compose, expand, options, parse, read_system
+from hmoe.errors import ConfigError
+from hmoe.layer import HMoE
+from hmoe.training import assemble
+from hmoe.training.tasks import TASKS
+
+SYSTEMS = options("system")
+TINY = ["data.batch_size=8", "model.dim=16", "model.depth=1", "trainer.max_steps=1"]
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_system_cites_its_paper_and_says_where_it_differs(name: str) -> None:
+    system = read_system(name, CONF)
+    assert system.title.endswith(".")
+    assert any(f"({year})" in system.source for year in range(1990, 2027))
+    assert system.equation
+    assert system.differs
+    keys = [parse(choice).key_or_group for choice in system.choices]
+    # Groups come before their settings, so that a reader sees the choice first.
+    for one, other in pairwise(keys):
+        assert not one.startswith(f"{other}.")
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_system_learns_from_one_step(name: str) -> None:
+    parts = assemble(compose([f"system={name}", *TINY]))
+    parts.data.setup()
+    batch = parts.data.train_batch(0)
+    output, routings = parts.model(batch["x"])
+    penalty, values = parts.balance.loss(routings)
+    loss = TASKS[parts.data.task].loss(output, batch["y"]) + penalty
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(torch.isfinite(value) for value in values.values())
+    for parameter_name, parameter in parts.model.named_parameters():
+        # An expert may have no rows in so small a batch; a gate always has.
+        if "gate" in parameter_name:
+            assert parameter.grad is not None, parameter_name
+            assert torch.isfinite(parameter.grad).all()
+    parts.model.eval()
+    with torch.no_grad():
+        first, second = parts.model(batch["x"])[0], parts.model(batch["x"])[0]
+    assert torch.equal(first, second), "evaluation is deterministic"
+
+
+# What a part of a system needs, and says when a later choice takes it away.
+REFUSED = {
+    ("comet", "tree=deep"): "a smooth step decides between two",
+    ("dselect_k", "tree=deep"): "a smooth step decides between two",
+    ("ple", "tree=deep"): "gate.visible has 'shared'",
+    ("moe_plus_plus", "tree=deep"): "experts.units has 'zero'",
+    ("deepseek_moe", "tree=deep"): "2 numbers given, 3 expected",
+}
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize(
+    "change",
+    [
+        ["selection=top_k", "selection.k=3"],
+        ["gate=bottom_up", "gate.score=cosine"],
+        ["experts=swiglu", "shared=company"],
+        ["balance=switch"],
+        ["tree=deep"],
+    ],
+    ids=lambda change: change[0],
+)
+def test_a_later_choice_wins(name: str, change: list[str]) -> None:
+    cfg = compose([f"system={name}", *change])
+    if message := REFUSED.get((name, change[0])):
+        with pytest.raises(ConfigError, match=message):
+            assemble(cfg, device="meta")
+        return
+    assemble(cfg, device="meta")
+    group = change[0].partition("=")[0]
+    assert cfg[group] == compose(change)[group]
+    assert cfg.system == name
+
+
+def test_an_expansion_drops_only_what_is_chosen_anew() -> None:
+    plain = expand(["system=mixtral"])
+    assert plain == list(read_system("mixtral", CONF).choices)
+    changed = expand(["seed=1", "system=mixtral", "selection=descend", "selection.k=1"])
+    dropped = [choice for choice in plain if choice.startswith("selection")]
+    assert changed == [
+        "seed=1",
+        *(choice for choice in plain if choice not in dropped),
+        "selection=descend",
+        "selection.k=1",
+    ]
+    # Values alone replace nothing: they win by coming later.
+    assert expand(["system=mixtral", "selection.k=1"]) == [*plain, "selection.k=1"]
+
+
+def test_a_system_within_a_system_falls_with_its_gate() -> None:
+    cfg = compose(["system=dselect_k", "gate=bottom_up"])
+    assert cfg.gate._target_.endswith("BottomUp")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["system=mixtrall"], r"system=mixtrall: no such option.*Did you mean 'mixtral'"),
+        (["system=comet", "tree=company"], r"smooth step decides between two.*Use a binary tree"),
+        (
+            ["system=product_keys", "tree=company"],
+            r"equal size.*Use a tree such as tree.spec=\[4,4\]",
+        ),
+        (["system=mmoe", "gate.merge=stack"], r"gate.merge = stack.*one task.*Use gate.merge=mean"),
+        (["system=ple", "tree=grid"], r"gate.visible has 'shared'"),
+    ],
+)
+def test_a_system_asked_for_what_it_cannot_have_says_so(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        assemble(compose(overrides), device="meta")
+
+
+# ------------------------------------------------------------------ hmoe.build
+
+
+def test_build_makes_a_layer_for_other_models() -> None:
+    layer = build("system=mixtral", "tree.spec=[8]", dim=16, hidden_dim=24)
+    assert isinstance(layer, HMoE)
+    assert layer.experts.w_up_EDF.shape == (8, 16, 24)
+    y, routing = layer(torch.randn(2, 3, 16))
+    assert y.shape == (2, 3, 16)
+    assert routing.load_E.sum() == 2 * 3 * 2
+
+
+def test_build_makes_room_for_the_bias_of_a_controller() -> None:
+    layer = build("system=loss_free", dim=16, hidden_dim=8)
+    assert mixture_layers(layer) == [layer]
+    assert layer.bias_N.tolist() == [0.0] * layer.tree.num_nodes
+    assert build("system=switch", dim=16, hidden_dim=8).bias_N is None
+
+
+def test_build_stacks_the_answers_of_tasks() -> None:
+    layer = build("system=mmoe", "gate.num=3", "gate.merge=stack", dim=16, hidden_dim=8)
+    assert layer(torch.randn(5, 16))[0].shape == (3, 5, 16)
+
+
+def test_build_tells_mistakes_as_the_command_line_does() -> None:
+    with pytest.raises(ConfigError, match=r"Did you mean 'tree\.spec'"):
+        build("tree.speck=[8]", dim=16)
+    with pytest.raises(ConfigError, match="multiple of 8"):
+        build("system=mixtral", dim=16, hidden_dim=12)
