@@ -59,6 +59,7 @@ REFUSED = {
     ("ple", "tree=deep"): "gate.visible has 'shared'",
     ("moe_plus_plus", "tree=deep"): "experts.units has 'zero'",
     ("deepseek_moe", "tree=deep"): "2 numbers given, 3 expected",
+    ("soft_moe", "tree=deep"): "would ignore all levels but one",
 }
 
 

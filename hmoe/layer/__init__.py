@@ -12,6 +12,7 @@ from hmoe.layer.moving import drop, regroup, reinitialise, split_expert
 from hmoe.layer.routing import Routing
 from hmoe.layer.scores import Choice, Scores
 from hmoe.layer.selection import Selection, descend, soft, top_k
+from hmoe.layer.soft_moe import SoftMoE
 from hmoe.layer.staff import ByUnit, Constant, Identity, Shared, Zero
 from hmoe.layer.tree import Tree
 
@@ -29,6 +30,7 @@ __all__ = [
     "Scores",
     "Selection",
     "Shared",
+    "SoftMoE",
     "SwiGlu",
     "Tied",
     "TopDown",

@@ -5,7 +5,8 @@ A model on the meta device will do, so costs are known before any memory is take
 Conventions: an active parameter is one that a token may meet, so all parameters count but those of
 the experts that were not chosen. A multiply-add is 2 FLOPs; norms, softmax and activations are left
 out; attention is counted without the saving of the causal mask. Training takes 3 times the forward
-FLOPs (one forward, two products in the backward).
+FLOPs (one forward, two products in the backward). A token meets every expert of a `SoftMoE`, since
+every slot reads some of it.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from hmoe.layer import HMoE
+from hmoe.layer import HMoE, SoftMoE
 from hmoe.layer.scorers import Hash
 from hmoe.models.dense import Dense
 from hmoe.models.transformer import Attention
@@ -30,8 +31,9 @@ class Cost:
         active_params: parameters met by one token, gates included.
         gate_params: parameters of the gates, contained in both.
         flops_per_token: forward FLOPs.
-        num_mixtures: mixture layers; 0 for a dense control.
+        num_mixtures: mixture layers, soft ones with slots too; 0 for a dense control.
         experts_per_token: rows of one token in one mixture, as a mean over random gates; 0 without.
+            Slots work for all tokens of a group: then their number over that of the tokens.
     """
 
     params: int
@@ -59,6 +61,14 @@ def cost(model: nn.Module) -> Cost:
             reached = shared_per_token(layer) / len(layer.shared.unit_M)
             idle += _count(layer.shared) * (1 - min(reached, 1))
             flops += 2 * _count_matrices(layer.shared, 3) * reached
+    soft_mixtures = [m for m in model.modules() if isinstance(m, SoftMoE)]
+    for soft_layer in soft_mixtures:
+        rows = soft_layer.experts_per_token
+        num_experts = soft_layer.tree.num_experts
+        gate_params += soft_layer.phi_MD.numel() + soft_layer.scale.numel()
+        # Scores, tokens into slots, and slots into tokens.
+        flops += 3 * 2 * soft_layer.phi_MD.numel()
+        flops += 2 * _count_matrices(soft_layer.experts, 3) * rows / num_experts
     for module in model.modules():
         if isinstance(module, nn.Linear):
             flops += 2 * module.weight.numel()
@@ -69,7 +79,7 @@ def cost(model: nn.Module) -> Cost:
         elif isinstance(module, Attention):
             # Scores and weighted sum over `context` positions.
             flops += 4 * module.context * module.out.in_features
-    return Cost(params, params - idle, gate_params, flops, len(mixtures), rows)
+    return Cost(params, params - idle, gate_params, flops, len(mixtures) + len(soft_mixtures), rows)
 
 
 def experts_per_token(layer: HMoE) -> float:

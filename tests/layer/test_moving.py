@@ -69,7 +69,7 @@ def same_function(one: HMoE, other: HMoE, move) -> None:
         outputs.append(y)
         slopes.append(x.grad)
     assert_near(*outputs, 2e-6)
-    assert_near(*slopes, 1e-5)
+    assert_near(*slopes, 1e-4)
     assert set(move.origins) == set(other.parameters())
     summed = {p: torch.zeros_like(p) for p in one.parameters()}
     for new, (old, row_M) in move.origins.items():
@@ -77,7 +77,7 @@ def same_function(one: HMoE, other: HMoE, move) -> None:
         kept = rows != FRESH
         summed[old].index_add_(0, rows[kept], new.grad[kept])
     for old, total in summed.items():
-        assert_near(total, old.grad, 1e-5)
+        assert_near(total, old.grad, 1e-4)
 
 
 def assert_near(one: torch.Tensor, other: torch.Tensor, tolerance: float) -> None:
