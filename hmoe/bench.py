@@ -22,7 +22,6 @@ from rich.table import Table
 
 from hmoe.config import compose
 from hmoe.training import Learner, assemble, make_trainer, provenance
-from hmoe.training.tasks import TASKS
 
 # Small steps show the overhead of the loop, large ones what a user will see.
 _CASES = {
@@ -108,7 +107,7 @@ def _hmoe_seconds(cfg: DictConfig) -> float:
     clock = _Clock()
     learner = Learner(
         model=parts.model,
-        task=TASKS[parts.data.task],
+        task=parts.task,
         balance=parts.balance,
         optim=parts.optim,
         options=parts.options,
@@ -127,7 +126,7 @@ def _bare_seconds(cfg: DictConfig) -> float:
     parts.balance.attach(parts.model)
     steps = parts.options.max_steps
     optimizer, schedule = parts.optim.make(parts.model, steps)
-    loss_of: Callable[..., torch.Tensor] = TASKS[parts.data.task].loss
+    loss_of: Callable[..., torch.Tensor] = parts.task.training_loss
     start = time.perf_counter()
     for step in range(steps):
         batch = parts.data.train_batch(step)

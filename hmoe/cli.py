@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hmoe.config import compose, digest, parse
+from hmoe.config import CONF, compose, digest, parse, read_system
 from hmoe.errors import ConfigError, HmoeError
 
 INTERRUPTED = 130
@@ -35,11 +35,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def train(overrides: Sequence[str]) -> int:
     """Train one run; the last line on standard output is the path of its result.json."""
     cfg = compose(overrides)
-    name = cfg.name or f"{time.strftime('%Y%m%d-%H%M%S')}-{digest(cfg)[:6]}"
+    name, folder = _new_folder(cfg, "train")
     runs = Path(cfg.runs)
-    folder = runs / "train" / name
-    if (folder / "result.json").exists():
-        raise ConfigError(f"name = {name}: the run in {folder} is complete. Choose another name.")
     command = shlex.join(["hmoe", "train", *overrides])
     about = {"study": "train", "kind": "train", "name": name, "arm": name}
     about |= {"seed": cfg.seed, "command": command}
@@ -73,6 +70,25 @@ def train(overrides: Sequence[str]) -> int:
     return 0 if result["state"] == "complete" else 1
 
 
+def em(overrides: Sequence[str]) -> int:
+    """Fit the mixture of 1994 by EM; the last line printed is the path of its result.json."""
+    cfg = compose(overrides, root="em")
+    _, folder = _new_folder(cfg, "em")
+    from hmoe.training import EpochBar, fit
+
+    command = shlex.join(["hmoe", "em", *overrides])
+    with EpochBar() as bar:
+        result = fit(cfg, folder, command=command, show=bar.show)
+    for number, epoch in enumerate(result["epochs"]):
+        shown = "  ".join(f"{key} {value:.4f}" for key, value in epoch.items())
+        print(f"epoch {number:3}  {shown}")
+    _print_result(result)
+    for split, epoch in result["convergence_epochs"].items():
+        print(f"{'convergence_epoch/' + split:24} {epoch} of {len(result['epochs']) - 1}")
+    print(folder / "result.json")
+    return 0
+
+
 def describe(overrides: Sequence[str]) -> int:
     """Draw the tree and say what the model costs, without training."""
     cfg = compose(overrides)
@@ -80,6 +96,12 @@ def describe(overrides: Sequence[str]) -> int:
     from hmoe.training import assemble
 
     parts = assemble(cfg, device="meta")
+    if cfg.system is not None:
+        system = read_system(cfg.system, CONF)
+        print(system.title)
+        for name in ("source", "equation", "differs"):
+            print(f"  {name:9} {getattr(system, name)}")
+        print()
     print(description(parts.model))
     return 0
 
@@ -167,6 +189,7 @@ def bench(overrides: Sequence[str]) -> int:
 
 _COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "train": (train, "hmoe train data=digits tree.spec=[4,4] selection.k=2"),
+    "em": (em, "hmoe em data=robot_arm tree.spec=[2,2,2,2]"),
     "describe": (describe, "hmoe describe tree=company model=transformer data=stdlib"),
     "plan": (plan, "hmoe plan sweep=hierarchy"),
     "sweep": (sweep, "hmoe sweep sweep=hierarchy workers=2"),
@@ -195,6 +218,15 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.set_defaults(run=run)
     return parser
+
+
+def _new_folder(cfg: Any, kind: str) -> tuple[str, Path]:
+    """Name and folder of a run; refuse one that is complete."""
+    name = cfg.name or f"{time.strftime('%Y%m%d-%H%M%S')}-{digest(cfg)[:6]}"
+    folder = Path(cfg.runs) / kind / name
+    if (folder / "result.json").exists():
+        raise ConfigError(f"name = {name}: the run in {folder} is complete. Choose another name.")
+    return name, folder
 
 
 def _load_sweep(overrides: Sequence[str]) -> tuple[Any, Path]:

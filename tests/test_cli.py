@@ -92,6 +92,12 @@ def refused(capsys, *argv: str) -> str:
         ("train optim.lr=choice(1,2)", "a search belongs in a sweep"),
         ("train ~balance", "nothing can be deleted"),
         ("describe selection.k=99", "selection.k = 99: must be from 1 to 16"),
+        ("em data=digits", "data = Digits: the experts of EM answer with values"),
+        (
+            "em em.epoch=3",
+            "em.epoch=3: no such key. Did you mean 'em.epochs'? Allowed there: epochs",
+        ),
+        ("em em.newton_steps=0", "em.newton_steps = 0: must be at least 1"),
         ("sweep", "sweep= must be given once; there are hierarchy"),
         ("sweep sweep=hierarchy sweep=hierarchy", "sweep= must be given once"),
         ("sweep sweep=hierachy", "Did you mean 'hierarchy'? Sweeps: hierarchy"),
@@ -296,6 +302,29 @@ def test_train_prints_the_path_of_its_result_last_and_progress_elsewhere():
     (run,) = tracked(Path("runs"))
     assert (run.info.run_name, run.info.status) == ("mine", "FINISHED")
     assert run.data.metrics["final/val/loss"] == result["metrics"]["val/loss"]
+
+
+def test_em_prints_its_epochs_the_baseline_and_the_path_of_its_result(capsys):
+    """And a run that is complete is not begun again."""
+    command = ["em", "tree.spec=[2]", "em.epochs=1", "name=mine"]
+    with pytest.raises(SystemExit) as ended:
+        cli.main(command)
+    out, err = capsys.readouterr()
+    assert ended.value.code == 0
+    result = json.loads(Path("runs/em/mine/result.json").read_text())
+    assert result["command"] == "hmoe em 'tree.spec=[2]' em.epochs=1 name=mine"
+    lines = out.splitlines()
+    assert lines[-1] == "runs/em/mine/result.json"
+    for n, epoch in enumerate(result["epochs"]):
+        assert lines[n].startswith(f"epoch {n:3}  log_likelihood {epoch['log_likelihood']:.4f}")
+    linear = result["epochs"][0]["test/relative_error"]
+    assert f"baseline/linear/test/relative_error {linear:.4f}" in lines
+    assert "convergence_epoch/test" in out
+    assert "1/1" in err
+    with pytest.raises(SystemExit) as ended:
+        cli.main(command)
+    assert ended.value.code == 2
+    assert "name = mine: the run in runs/em/mine is complete" in capsys.readouterr().err
 
 
 LONG = (*RUN, "trainer.max_steps=1500", "trainer.val_every=500", "trainer.checkpoint_every=50")

@@ -215,7 +215,7 @@ def test_the_config_is_closed_and_hydra_is_left_alone(compose: Any) -> None:
         ("lr=1", "lr=1: no such key. Did you mean 'optim.lr'?"),
         (
             "sed=1",
-            "Did you mean 'seed'? Groups: data, extra, optim, tree. Keys: system, seed, name, runs, t",
+            "Did you mean 'seed'? Groups: data, extra, optim, tree. Keys: system, seed, name, runs",
         ),
         ("optim.lr.x=1", "optim.lr.x=1: no such key. Did you mean 'optim.lr'?"),
         ("optim.betas.2=1", "optim.betas.2=1: no such key."),

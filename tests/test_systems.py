@@ -7,6 +7,7 @@ import torch
 
 from hmoe import build
 from hmoe.balance import mixture_layers
+from hmoe.cli import main
 from hmoe.config import CONF, compose, expand, options, parse, read_system
 from hmoe.errors import ConfigError
 from hmoe.layer import HMoE
@@ -154,3 +155,11 @@ def test_build_tells_mistakes_as_the_command_line_does() -> None:
         build("tree.speck=[8]", dim=16)
     with pytest.raises(ConfigError, match="multiple of 8"):
         build("system=mixtral", dim=16, hidden_dim=12)
+
+
+def test_describe_cites_the_system(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["describe", "system=deepseek_v3"])
+    printed = capsys.readouterr().out
+    for said in (read_system("deepseek_v3", CONF).source, "company (16 experts", "FLOPs per token"):
+        assert said in printed

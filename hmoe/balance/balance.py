@@ -1,6 +1,7 @@
 """Balance: the terms a run adds to its task loss, and its bias controller."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from hmoe.balance.bias import BiasController
 from hmoe.errors import ConfigError
-from hmoe.layer import HMoE, Routing
+from hmoe.layer import HMoE, Routing, Scores
 
 
 class Term(NamedTuple):
@@ -33,21 +34,27 @@ class Balance:
     def attach(self, model: nn.Module) -> None:
         """Prepare every mixture layer of the model. Call once, before weights are loaded.
 
+        Every term is tried on made-up tokens, so that a mistake is told before any work starts.
+
         Raises:
-            ConfigError: a term has another number of weights than the tree has levels; a bias
+            ConfigError: a term with another number of weights than the tree has levels, or that
+                cannot work on this layer, or has a weight where it has no gradient; a bias
                 controller where there is no choice to steer.
         """
+        # A model that does not say what it reads is taken to know.
+        reads_sequences = getattr(model, "input_kind", "tokens") == "tokens"
         for layer in mixture_layers(model):
             for name, term in self.terms.items():
-                _weights(name, term.weight, layer.tree.num_levels)
+                weights = _weights(name, term.weight, layer.tree.num_levels)
+                _try_term(name, term, weights, layer, reads_sequences)
             if self.bias is not None:
-                _check_choice(layer)
-                layer.add_bias()
+                self.bias.attach(layer)
 
     def loss(self, routings: Sequence[Routing]) -> tuple[Tensor | float, dict[str, Tensor]]:
         """The weighted sum over terms, levels and layers, and each value as a mean over layers.
 
-        The values are unweighted, keyed "term/level_n", detached.
+        The values are unweighted, keyed "term/level_n", detached. Every layer is measured by
+        itself: layers that collapse on different experts do not make each other look even.
         """
         total: Tensor | float = 0.0
         values: dict[str, list[Tensor]] = {}
@@ -71,12 +78,39 @@ def mixture_layers(model: nn.Module) -> list[HMoE]:
     return [module for module in model.modules() if isinstance(module, HMoE)]
 
 
-def _check_choice(layer: HMoE) -> None:
-    if layer.try_out(1).token_R.numel() == layer.tree.num_experts * layer.gate.num_heads:
+def _try_term(
+    name: str, term: Term, weights: Sequence[float], layer: HMoE, reads_sequences: bool
+) -> None:
+    routing = layer.try_out(2)
+    if not isinstance(routing.scores, Scores):
         raise ConfigError(
-            "balance.bias: the selection sends every token to every expert, so there is no load "
-            "to steer. Use balance=none, or a selection that chooses."
+            f"balance.terms.{name}: losses need the scores of all nodes, and a gate that looks at "
+            "chosen units only has none. Use balance=bias or balance=none."
         )
+    if reads_sequences:
+        routing = replace(routing, num_sequences=layer.gate.num_heads)
+    try:
+        values = term.loss(routing)
+    except ConfigError as error:
+        raise ConfigError(f"balance.terms.{name}.loss: {error}") from error
+    slices = layer.tree.level_slices
+    for weight, here, (level, value) in zip(weights, slices, values.items(), strict=True):
+        if weight and not _moves(value, here.start, routing):
+            raise ConfigError(
+                f"balance.terms.{name}.weight = {weight} on {level}: this loss has no gradient "
+                "for the gate there, so it would change nothing (load_cv2 needs gate.noise="
+                "learned, importance_cv2 weights that depend on the gate). Use 0 on this level, "
+                "or another loss."
+            )
+
+
+def _moves(value: Tensor, start: int, routing: Routing) -> bool:
+    """Whether some number that the gate gave nodes from `start` on would change this value."""
+    given = [v for v in vars(routing.scores).values() if getattr(v, "requires_grad", False)]
+    if not value.requires_grad:
+        return False
+    gradients = torch.autograd.grad(value, given, retain_graph=True, allow_unused=True)
+    return any(gradient is not None and gradient[:, start:].any() for gradient in gradients)
 
 
 def _weights(name: str, weight: float | Sequence[float], levels: int) -> list[float]:

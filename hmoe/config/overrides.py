@@ -95,8 +95,8 @@ def expand(overrides: Sequence[str], *, conf_dir: Path = CONF) -> list[str]:
     return expanded
 
 
-def compose(overrides: Sequence[str], *, conf_dir: Path = CONF) -> DictConfig:
-    """Compose config.yaml with overrides; the later of two overrides of one key wins.
+def compose(overrides: Sequence[str], *, root: str = "config", conf_dir: Path = CONF) -> DictConfig:
+    """Compose a root file with overrides; the later of two overrides of one key wins.
 
     The config may hold interpolations. Not for several threads at once: Hydra has one state.
     """
@@ -108,7 +108,7 @@ def compose(overrides: Sequence[str], *, conf_dir: Path = CONF) -> DictConfig:
     choices = [f"{key_of(override)}={_text(override)}" for override in chosen]
     try:
         with initialize_config_dir(config_dir=str(conf_dir.resolve()), version_base="1.3"):
-            config: Any = OmegaConf.to_container(hydra_compose("config", overrides=choices))
+            config: Any = OmegaConf.to_container(hydra_compose(root, overrides=choices))
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         reason = str(error).partition("\nTo append")[0]  # Hydra's advice is what we refuse
         raise ConfigError(f"{' '.join(choices) or conf_dir}: cannot compose: {reason}") from error

@@ -41,7 +41,7 @@ class _Top(BaseModel):
     model_config = ConfigDict(strict=True)
 
     seed: int = Field(ge=0, lt=2**32)
-    system: str | None
+    system: str | None = None  # where the root file has no systems
     name: RunName | None
     runs: str
     test: bool

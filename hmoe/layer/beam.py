@@ -4,6 +4,7 @@ Letters: T tokens, N nodes, E experts.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -60,7 +61,7 @@ def beam_widths(tree: Tree, beam: int | Sequence[int] | None) -> list[int] | Non
 
 def check_k(tree: Tree, k: int, beams: Sequence[int]) -> None:
     """Refuse more experts per token than the beam is sure to leave."""
-    sure = _sure_experts(tree, beams)
+    sure = _sure_experts(tree, tuple(beams))
     if k > sure:
         raise ConfigError(
             f"selection.k = {k}: with selection.beam = {list(beams)} only {sure} experts are "
@@ -68,19 +69,39 @@ def check_k(tree: Tree, k: int, beams: Sequence[int]) -> None:
         )
 
 
-def _sure_experts(tree: Tree, beams: Sequence[int]) -> int:
-    """A lower bound on the experts in the running, whatever the scores are."""
-    inner_children = [0] * tree.num_nodes
-    expert_children = [0] * tree.num_nodes
+@lru_cache  # asked at every step, about a handful of trees
+def _sure_experts(tree: Tree, beams: tuple[int, ...]) -> int:
+    """A lower bound on the experts in the running, whatever the scores are.
+
+    Level by level any units may be those that are kept. How many units and experts are below them
+    goes together: a unit without units below it has experts, so the two have no common minimum.
+    """
+    children: list[list[int]] = [[0, 0] for _ in range(tree.num_nodes)]  # units, experts
     experts = set(tree.node_E)
     for node, parent in enumerate(tree.parent_N):
         if parent != ROOT:
-            (expert_children if node in experts else inner_children)[parent] += 1
-    in_running = len(tree.inner_levels[0])
-    sure = sum(1 for n in tree.node_E if tree.level_N[n] == 0)
+            children[parent][node in experts] += 1
+    # Units in the running -> fewest experts that are with them.
+    fewest = {len(tree.inner_levels[0]): sum(1 for n in tree.node_E if tree.level_N[n] == 0)}
     for level, width in enumerate(beams):
-        kept = min(width, in_running)
-        inner = tree.inner_levels[level]
-        sure += sum(sorted(expert_children[n] for n in inner)[:kept])
-        in_running = sum(sorted(inner_children[n] for n in inner)[:kept])
-    return sure
+        units = [children[n] for n in tree.inner_levels[level]]
+        below: dict[int, int] = {}
+        for in_running, sure in fewest.items():
+            for num_units, num_experts in _fewest_below(units, min(width, in_running)).items():
+                found = sure + num_experts
+                below[num_units] = min(found, below.get(num_units, found))
+        fewest = below
+    return min(fewest.values())
+
+
+def _fewest_below(units: Sequence[Sequence[int]], count: int) -> dict[int, int]:
+    """Over all choices of `count` units: units below them -> fewest experts below them."""
+    if count == len(units):
+        return {sum(u for u, _ in units): sum(e for _, e in units)}
+    fewest: list[dict[int, int]] = [{0: 0}, *({} for _ in range(count))]
+    for num_units, num_experts in units:
+        for kept in range(count, 0, -1):
+            for so_far, experts in fewest[kept - 1].items():
+                total, found = so_far + num_units, experts + num_experts
+                fewest[kept][total] = min(found, fewest[kept].get(total, found))
+    return fewest[count]

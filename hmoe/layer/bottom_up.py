@@ -98,7 +98,8 @@ class BottomUp(Gate):
                 pool_logsumexp(F.logsigmoid(logits_TE), self.tree), self.tree
             )
             weight_TN = sum_below(logits_TE.sigmoid(), self.tree)
-        return Scores(self.tree, logits_TN, probs_TN, probs_TN, weight_TN)
+        # A unit's score is made of those below it: adding it to them would count them twice.
+        return Scores(self.tree, logits_TN, probs_TN, probs_TN, weight_TN, path_TN=logits_TN)
 
     def choose(self, scores: Scores, bias_N: Tensor | None) -> Choice:
         """The numbers that decide, with the bias of a controller added to the weights.

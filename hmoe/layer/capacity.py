@@ -34,7 +34,7 @@ def limited(routing: Routing, capacity: float | Sequence[float] | None, drop: Dr
             cut as well.
         drop: who stays. "order": first choices before second ones, each in the order of the tokens
             (GShard, Switch). "weight": the rows that weigh most (V-MoE's batch priority: Riquelme
-            et al. 2021, section 4.1).
+            et al. 2021).
 
     Raises:
         ConfigError: a list of the wrong length, a capacity that is not positive, an unknown `drop`.
@@ -50,7 +50,8 @@ def limited(routing: Routing, capacity: float | Sequence[float] | None, drop: Dr
         )
     num_rows = routing.token_R.numel()
     row_R = _by_priority(routing, drop)
-    for level, factor in enumerate(capacity_L):
+    # Deepest first: a place in a department is not kept for a row that finds none in its team.
+    for level, factor in reversed(list(enumerate(capacity_L))):
         row_R = _fitting(routing, row_R, level, _limits(tree, factor, num_rows))
     row_R = row_R.sort().values
     return replace(

@@ -20,7 +20,7 @@ from hmoe.layer.tree_ops import at_experts
 def expert_choice(scores: Scores, choice: Choice, *, k: float | Sequence[float]) -> Routing:
     """Every expert takes the C = ceil(k T / E) tokens that want it most.
 
-    Zhou et al. (2022), eq. 1-3. A token's weight for an expert is its path weight; a token may get
+    Zhou et al. (2022). A token's weight for an expert is its path weight; a token may get
     from none to E experts. A decision depends on the other tokens of the batch, later ones too: do
     not read language model losses under it as those of a causal model.
 

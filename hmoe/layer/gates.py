@@ -7,7 +7,7 @@ the tree enters only through `tree_ops`. All of it is float32 whatever the autoc
 
 Options that may differ by level take one value for all, or a list, the root's children first.
 
-Letters: T tokens, D width, N nodes, E experts, L levels.
+Letters: T tokens, D width, N nodes, M nodes that learn their noise, E experts, L levels.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ Noise = Literal["none", "learned", "gumbel"]
 
 
 def smooth_step(t: Tensor) -> Tensor:
-    """0 below -1/2, 1 above 1/2, a cubic between (Hazimeh et al. 2020, eq. 6, with width 1)."""
+    """0 below -1/2, 1 above 1/2, a cubic between (Hazimeh et al. 2020, with width 1)."""
     t = t.clamp(-0.5, 0.5)
     return -2 * t**3 + 1.5 * t + 0.5
 
@@ -100,7 +100,7 @@ class TopDown(Gate):
 
     temperature_N: Tensor
     gumbel_N: Tensor
-    learned_N: Tensor
+    learned_M: Tensor
 
     def __init__(
         self,
@@ -127,17 +127,18 @@ class TopDown(Gate):
         check_temperatures(temperature_L)
         self._check_steps()
         self.register_buffer("temperature_N", self._by_node(temperature_L), persistent=False)
-        for kind in ("gumbel", "learned"):
-            # 1 on the levels that have this noise.
-            mask_N = self._by_node([float(noise == kind) for noise in self.noise_L])
-            self.register_buffer(f"{kind}_N", mask_N, persistent=False)
+        gumbel_N = self._by_node([float(noise == "gumbel") for noise in self.noise_L])
+        self.register_buffer("gumbel_N", gumbel_N, persistent=False)
         self.scorers = nn.ModuleList(
             SCORERS[kind](prior_M=prior_M, dim=dim, width=width, init_std=init_std)
             for kind, prior_M in self._runs()
         )
-        self.noise_ND = None
-        if "learned" in self.noise_L:
-            self.noise_ND = nn.Parameter(torch.zeros(tree.num_nodes, dim))
+        # Weights for the nodes of the levels that learn their noise, and for no others.
+        learned = [n for n, level in enumerate(tree.level_N) if self.noise_L[level] == "learned"]
+        self.register_buffer(
+            "learned_M", torch.tensor(learned, dtype=torch.int64), persistent=False
+        )
+        self.noise_MD = nn.Parameter(torch.zeros(len(learned), dim)) if learned else None
 
     def forward(self, x_TD: Tensor, key_T: Tensor | None = None) -> Scores:
         clean_TN = self.compare(x_TD, key_T) / self.temperature_N
@@ -170,8 +171,13 @@ class TopDown(Gate):
         return Choice(factor_TN, path_product(factor_TN, self.tree))
 
     def random_scores(self, num_tokens: int, generator: torch.Generator) -> Scores:
-        logits_TN = torch.randn(num_tokens, self.tree.num_nodes, generator=generator)
-        return self.read((logits_TN + self._prior()).requires_grad_())
+        noiseless_TN = torch.randn(num_tokens, self.tree.num_nodes, generator=generator)
+        logits_TN = (noiseless_TN + self._prior()).requires_grad_()
+        if "learned" not in self.noise_L:
+            return self.read(logits_TN)
+        # As strong as at the start of training, where it does not depend on the token.
+        noise_L = [F.softplus(torch.zeros(())).item() * (n == "learned") for n in self.noise_L]
+        return self.read(logits_TN, logits_TN, self._by_node(noise_L).expand_as(logits_TN))
 
     def _factors(self, logits_TN: Tensor) -> Tensor:
         return among_siblings([_LINKS[link] for link in self.link_L], logits_TN, self.tree)
@@ -182,10 +188,11 @@ class TopDown(Gate):
         if "gumbel" in self.noise_L:
             gumbel_TN = -torch.empty_like(clean_TN).exponential_().log()
             logits_TN = logits_TN + gumbel_TN * self.gumbel_N
-        if self.noise_ND is not None:
+        if self.noise_MD is not None:
             with torch.autocast(x_TD.device.type, enabled=False):
-                raw_TN = F.linear(x_TD.float(), self.noise_ND.float())
-            noise_TN = (F.softplus(raw_TN) + 0.01) * self.learned_N
+                raw_TM = F.linear(x_TD.float(), self.noise_MD.float())
+            noise_TM = F.softplus(raw_TM) + 0.01
+            noise_TN = torch.zeros_like(clean_TN).index_copy(-1, self.learned_M, noise_TM)
             logits_TN = logits_TN + torch.randn_like(clean_TN) * noise_TN
         return logits_TN, noise_TN
 
@@ -226,7 +233,7 @@ class Tied(TopDown):
     the score of a path is a sum of one score a level, and a beam of k finds the exact top k of all
     E at the cost of 2 sqrt E comparisons. With a `width` each level has a query of its own; the
     papers halve one query, which is the same function. Binary levels under a smooth step are the
-    selectors of DSelect-k (Hazimeh et al. 2021, eq. 3).
+    selectors of DSelect-k (Hazimeh et al. 2021).
 
     Arguments and further errors are those of `TopDown`.
 

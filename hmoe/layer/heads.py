@@ -19,7 +19,7 @@ from hmoe.layer.tree import Tree
 class Heads(Gate):
     """Several gates over one organisation; every head sends each token on its own errand.
 
-    Multi-gate mixtures (Ma et al. 2018, eq. 6-7: one gate a task), the query heads of PEER (He
+    Multi-gate mixtures (Ma et al. 2018: one gate a task), the query heads of PEER (He
     2024), the k trees of COMET (Ibrahim et al. 2023). The decisions of H gates about T tokens are
     those of one gate about H T tokens, head by head; the layer sums, averages or stacks them.
 
@@ -78,7 +78,12 @@ class Heads(Gate):
             if hidden:
                 # Out of reach before any rule sees it; finite, so that nothing turns into NaN.
                 node = torch.tensor(hidden, device=scores.logits_TN.device)
-                scores = gate.read(scores.logits_TN.index_fill(-1, node, -1e9))
+                logits_TN = scores.logits_TN.index_fill(-1, node, -1e9)
+                clean_TN = scores.clean_TN
+                if clean_TN is not None:
+                    clean_TN = clean_TN.index_fill(-1, node, -1e9)
+                assert isinstance(gate, TopDown)  # see _hidden
+                scores = gate.read(logits_TN, clean_TN, scores.noise_TN)
             shown.append(vars(scores))
         named = {name: [scores[name] for scores in shown] for name in shown[0] if name != "tree"}
         joined = {n: None if v[0] is None else torch.cat(v) for n, v in named.items()}

@@ -38,7 +38,7 @@ from hmoe.layer.moving_gates import (
     scored,
 )
 from hmoe.layer.outline import FRESH, Into, Plan, same, split, without
-from hmoe.layer.rows import Origin, Origins, banks, restacked_bank, stacks
+from hmoe.layer.rows import Origins, banks, restacked_bank, stacks, take_rows
 from hmoe.layer.staff import Shared, node_number
 from hmoe.layer.tree import ROOT, Tree
 
@@ -51,9 +51,8 @@ def regroup(layer: HMoE, tree: Tree, order: Sequence[int] | None = None) -> tupl
 
     The function stays the same under `soft`, and under `top_k` and `expert_choice` that search all
     experts at once, where nothing but an exact tie can change. It does not, by design, under what
-    the tree is for: a beam, a descent, a capacity or a k of every level. Nor does it under
-    `weights="softmax"`, which reads raw scores of units too. A controller's bias stays with the
-    experts and starts at zero for the units.
+    the tree is for: a beam, a descent, a capacity or a k of every level. A controller's bias stays
+    with the experts and starts at zero for the units.
 
     Args:
         tree: the new organisation, of as many experts.
@@ -241,7 +240,7 @@ def _moved_bias(layer: HMoE, bias_N: Tensor, plan: Plan) -> Tensor:
         node_N = [FRESH if node in experts_before else node for node in node_N]
         for expert, node in enumerate(plan.tree.node_E):
             node_N[node] = layer.tree.node_E[plan.expert_E[expert]]
-    return Origin(bias_N, torch.tensor(node_N)).take(bias_N)  # type: ignore[arg-type]
+    return take_rows(bias_N, torch.tensor(node_N))
 
 
 def _perturb(layer: HMoE, copies: Sequence[int], noise: float) -> None:
@@ -263,8 +262,8 @@ def _perturb(layer: HMoE, copies: Sequence[int], noise: float) -> None:
 def _stacks(layer: HMoE) -> Iterator[tuple[list[Tensor], Sequence[int], bool]]:
     """Stacks, the node of each of their rows, and whether they are a gate's."""
     for gate in gates(layer.gate):
-        if isinstance(gate, TopDown) and gate.noise_ND is not None:
-            yield [gate.noise_ND], range(layer.tree.num_nodes), True
+        if isinstance(gate, TopDown) and gate.noise_MD is not None:
+            yield [gate.noise_MD], gate.learned_M.tolist(), True
         for scorer, nodes in scored(gate):
             yield stacks(scorer), nodes, True
     node_E = layer.tree.node_E

@@ -16,7 +16,7 @@ from hmoe.layer.bottom_up import BottomUp
 from hmoe.layer.gates import Gate, TopDown
 from hmoe.layer.heads import Heads
 from hmoe.layer.outline import FRESH, Into, Plan
-from hmoe.layer.rows import Origins, restacked, taken
+from hmoe.layer.rows import Origins, moved, restacked
 from hmoe.layer.scorers import SCORERS
 from hmoe.layer.tree import ROOT, Tree
 
@@ -80,16 +80,21 @@ def kept(gate: Gate, plan: Plan, origins: Origins) -> Gate:
         id(gate.tree): plan.tree,
         id(gate.scorers): nn.ModuleList(_moved_scorers(gate, plan, source_L, origins)),
     }
-    if gate.noise_ND is not None:
-        memo[id(gate.noise_ND)] = taken(gate.noise_ND, torch.tensor(plan.node_N), origins)
     new: TopDown = copy.deepcopy(gate, memo)
     new.score_L = [gate.score_L[level] for level in source_L]
     new.noise_L = [gate.noise_L[level] for level in source_L]
     new.link_L = [gate.link_L[level] for level in source_L]
     starts = [level_slice.start for level_slice in gate.tree.level_slices]
     node_N = [starts[source_L[level]] for level in plan.tree.level_N]
-    for name in ("temperature_N", "gumbel_N", "learned_N"):
-        setattr(new, name, getattr(gate, name)[node_N])
+    new.temperature_N, new.gumbel_N = gate.temperature_N[node_N], gate.gumbel_N[node_N]
+    if gate.noise_MD is not None:
+        row_of = {node: row for row, node in enumerate(gate.learned_M.tolist())} | {FRESH: FRESH}
+        learned = [
+            n for n, level in enumerate(plan.tree.level_N) if new.noise_L[level] == "learned"
+        ]
+        new.learned_M = gate.learned_M.new_tensor(learned)
+        row_M = torch.tensor([row_of[plan.node_N[node]] for node in learned], dtype=torch.int64)
+        new.noise_MD = moved(gate.noise_MD, row_M, origins) if learned else None
     return new
 
 

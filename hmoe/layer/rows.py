@@ -33,12 +33,7 @@ class Origin(NamedTuple):
 
     def take(self, value: Tensor) -> Tensor:
         """Of a tensor shaped as the old parameter the rows of the new one, zeros where fresh."""
-        if self.row_M is None:
-            return value.detach().clone()
-        row_M = self.row_M.to(value.device)
-        taken = value.detach().index_select(0, row_M.clamp(min=0))
-        taken[row_M == FRESH] = 0
-        return taken
+        return take_rows(value, self.row_M)
 
 
 Origins = dict[nn.Parameter, Origin]
@@ -54,23 +49,31 @@ def stacks(module: nn.Module) -> list[Tensor]:
     return [tensor for name, tensor in _tensors(module) if is_stack(name)]
 
 
-def taken(old: Tensor, row_M: Tensor | None, origins: Origins) -> Tensor:
-    """Rows of a parameter or a buffer; of a parameter the origin is written down."""
-    if not isinstance(old, nn.Parameter):
-        return Origin(old, row_M).take(old)  # type: ignore[arg-type]
-    origin = Origin(old, row_M)
-    new = nn.Parameter(origin.take(old), requires_grad=old.requires_grad)
-    origins[new] = origin
+def take_rows(value: Tensor, row_M: Tensor | None) -> Tensor:
+    """Rows of a tensor, zeros where they are `FRESH`; a copy of it all for None."""
+    if row_M is None:
+        return value.detach().clone()
+    row_M = row_M.to(value.device)
+    taken = value.detach().index_select(0, row_M.clamp(min=0))
+    taken[row_M == FRESH] = 0
+    return taken
+
+
+def moved(old: nn.Parameter, row_M: Tensor | None, origins: Origins) -> nn.Parameter:
+    """A parameter made of rows of another one; the origin is written down."""
+    new = nn.Parameter(take_rows(old, row_M), requires_grad=old.requires_grad)
+    origins[new] = Origin(old, row_M)
     return new
 
 
 def restacked(module: nn.Module, rows: Sequence[int], origins: Origins) -> nn.Module:
     """A copy of a module without children whose stacks hold these rows of the old ones."""
     row_M = torch.tensor(rows, dtype=torch.int64, device="cpu")
-    new_of = {
-        id(old): taken(old, row_M if is_stack(name) else None, origins)
-        for name, old in _tensors(module)
-    }
+    new_of: dict[int, Tensor] = {}
+    for name, old in _tensors(module):
+        rows_M = row_M if is_stack(name) else None
+        learnt = isinstance(old, nn.Parameter)
+        new_of[id(old)] = moved(old, rows_M, origins) if learnt else take_rows(old, rows_M)  # type: ignore[arg-type]
     new: nn.Module = copy.deepcopy(module, new_of)
     return new
 

@@ -50,7 +50,7 @@ class Linear(nn.Module):
 
 
 class Cosine(Linear):
-    """cos(q, w) + b (X-MoE: Chi et al. 2022, eq. 6). Their learnt temperature is an option here."""
+    """cos(q, w) + b (X-MoE: Chi et al. 2022). Their learnt temperature is an option here."""
 
     def compare(self, query_TW: Tensor) -> Tensor:
         return F.linear(F.normalize(query_TW, dim=-1), F.normalize(self.weight_MD.float(), dim=-1))

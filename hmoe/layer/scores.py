@@ -39,6 +39,7 @@ class Scores:
         weight_TN: weight of the path from the root to the node.
         clean_TN: raw scores without their noise; None where no noise was learnt.
         noise_TN: standard deviation of the learnt noise, 0 on levels without; None likewise.
+        path_TN: raw scores of whole paths; None where they are the sums down the paths.
     """
 
     tree: Tree
@@ -48,3 +49,4 @@ class Scores:
     weight_TN: Tensor
     clean_TN: Tensor | None = None
     noise_TN: Tensor | None = None
+    path_TN: Tensor | None = None

@@ -92,8 +92,10 @@ def top_k(
         choice_TE = choice_TE.masked_fill(~beam_search(tree, choice, beams), float("-inf"))
     expert_TK = choice_TE.topk(k, dim=-1).indices
     if weights == "softmax":
-        logits_TE = at_experts(path_sum(scores.logits_TN, tree), tree)
-        weight_TK = logits_TE.gather(-1, expert_TK).softmax(-1)
+        path_TN = scores.path_TN
+        if path_TN is None:
+            path_TN = path_sum(scores.logits_TN, tree)
+        weight_TK = at_experts(path_TN, tree).gather(-1, expert_TK).softmax(-1)
     else:
         weight_TK = at_experts(scores.weight_TN, tree).gather(-1, expert_TK)
         weight_TK = _weighed(weights, weight_TK, torch.ones_like(weight_TK))

@@ -17,10 +17,10 @@ from hmoe.layer.tree import Tree
 class SoftMoE(nn.Module):
     """Every slot reads a weighted mean of all tokens, every token one of all slots' answers.
 
-    Puigcerver et al. (2023), From Sparse to Soft Mixtures of Experts, section 2.1 with the
-    normalised scores of section 2.3: with S = scale x / |x| . phi / |phi|, X~ = softmax over tokens
-    (S)^T X and Y = softmax over slots (S) f(X~). There are no decisions, hence no `Routing`, no
-    load and nothing to balance. Scores are float32 whatever the autocast.
+    Puigcerver et al. (2023), From Sparse to Soft Mixtures of Experts, with normalised scores: with
+    S = scale x / |x| . phi / |phi|, X~ = softmax over tokens (S)^T X and Y = softmax over slots (S)
+    f(X~). There are no decisions, hence no `Routing`, no load and nothing to balance. Scores are
+    float32 whatever the autocast.
 
     A token's answer depends on all other tokens of its group, later ones too: do not read language
     model losses under it as those of a causal model. Where the batch is the group, it depends on

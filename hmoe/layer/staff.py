@@ -16,7 +16,7 @@ from hmoe.layer.tree import ROOT, Tree
 
 
 class Zero(nn.Module):
-    """E experts that answer nothing: a token may decline work (MoE++: Jin et al. 2024, eq. 4)."""
+    """E experts that answer nothing: a token may decline work (MoE++: Jin et al. 2024)."""
 
     def __init__(self, *, num_experts: int, dim: int) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Zero(nn.Module):
 
 
 class Identity(nn.Module):
-    """E experts that hand their rows back (MoE++: Jin et al. 2024, eq. 5, "copy")."""
+    """E experts that hand their rows back (MoE++: Jin et al. 2024, "copy")."""
 
     def __init__(self, *, num_experts: int, dim: int) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Identity(nn.Module):
 class Constant(nn.Module):
     """E experts y = a x + b v, (a, b) = softmax(x W): a learnt vector, mixed with the row.
 
-    MoE++ (Jin et al. 2024, eq. 6).
+    MoE++ (Jin et al. 2024).
 
     Args:
         num_experts: E.

@@ -65,6 +65,17 @@ def at_experts(value_TN: Tensor, tree: Tree) -> Tensor:
     return value_TN.index_select(-1, tree.index("node_E", value_TN.device))
 
 
+def at_parents(value_TN: Tensor, tree: Tree) -> Tensor:
+    """Give every node the value of its parent; the root's is the sum over its children.
+
+    (T, N) -> (T, N).
+    """
+    root_T1 = value_TN[..., tree.level_slices[0]].sum(-1, keepdim=True)
+    # Column 0 is the root, so that parent + 1 finds any node's parent.
+    parent_N = tree.index("parent_N", value_TN.device) + 1
+    return torch.cat([root_T1, value_TN], -1).index_select(-1, parent_N)
+
+
 def sum_below(value_TE: Tensor, tree: Tree) -> Tensor:
     """Sum over the experts at or below every node. (T, E) -> (T, N)."""
     node = tree.index("below_node", value_TE.device)

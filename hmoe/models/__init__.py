@@ -3,7 +3,8 @@
 from hmoe.models.cost import Cost, cost
 from hmoe.models.dense import Dense
 from hmoe.models.describe import description
+from hmoe.models.mixture import Blend, Mixture
 from hmoe.models.mlp import ResidualMlp
 from hmoe.models.transformer import Transformer
 
-__all__ = ["Cost", "Dense", "ResidualMlp", "Transformer", "cost", "description"]
+__all__ = ["Blend", "Cost", "Dense", "Mixture", "ResidualMlp", "Transformer", "cost", "description"]

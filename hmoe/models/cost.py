@@ -17,6 +17,7 @@ from torch import nn
 from hmoe.layer import HMoE, SoftMoE
 from hmoe.layer.scorers import Hash
 from hmoe.models.dense import Dense
+from hmoe.models.mixture import Mixture
 from hmoe.models.transformer import Attention
 
 _MANY = 4096  # made-up tokens, where a mean must be taken
@@ -61,14 +62,7 @@ def cost(model: nn.Module) -> Cost:
             reached = shared_per_token(layer) / len(layer.shared.unit_M)
             idle += _count(layer.shared) * (1 - min(reached, 1))
             flops += 2 * _count_matrices(layer.shared, 3) * reached
-    soft_mixtures = [m for m in model.modules() if isinstance(m, SoftMoE)]
-    for soft_layer in soft_mixtures:
-        rows = soft_layer.experts_per_token
-        num_experts = soft_layer.tree.num_experts
-        gate_params += soft_layer.phi_MD.numel() + soft_layer.scale.numel()
-        # Scores, tokens into slots, and slots into tokens.
-        flops += 3 * 2 * soft_layer.phi_MD.numel()
-        flops += 2 * _count_matrices(soft_layer.experts, 3) * rows / num_experts
+    num_mixtures = len(mixtures)
     for module in model.modules():
         if isinstance(module, nn.Linear):
             flops += 2 * module.weight.numel()
@@ -76,10 +70,20 @@ def cost(model: nn.Module) -> Cost:
             flops += 2 * _count_matrices(module, 3)
         elif isinstance(module, Hash) and model.input_kind == "tokens":
             flops -= 2 * module.plane_BD.numel()  # ids are hashed as they are
+        elif isinstance(module, Mixture):
+            gate_params += _count(module.gate)
+            flops += 2 * (_count_matrices(module.gate, 2) + module.weight_EDO.numel())
+            num_mixtures, rows = num_mixtures + 1, float(module.tree.num_experts)
+        elif isinstance(module, SoftMoE):
+            num_mixtures, rows = num_mixtures + 1, module.experts_per_token
+            gate_params += module.phi_MD.numel() + module.scale.numel()
+            # Scores, tokens into slots, and slots into tokens.
+            flops += 3 * 2 * module.phi_MD.numel()
+            flops += 2 * _count_matrices(module.experts, 3) * rows / module.tree.num_experts
         elif isinstance(module, Attention):
             # Scores and weighted sum over `context` positions.
             flops += 4 * module.context * module.out.in_features
-    return Cost(params, params - idle, gate_params, flops, len(mixtures) + len(soft_mixtures), rows)
+    return Cost(params, params - idle, gate_params, flops, num_mixtures, rows)
 
 
 def experts_per_token(layer: HMoE) -> float:

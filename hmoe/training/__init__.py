@@ -1,21 +1,28 @@
 """One LightningModule, one train(cfg), and children that run it in processes of their own."""
 
 from hmoe.training.child import Child, start_server, write_failure
+from hmoe.training.em import fit
 from hmoe.training.folder import changed_settings, held
 from hmoe.training.learner import Learner
 from hmoe.training.options import AdamW, TrainerOptions
+from hmoe.training.progress import EpochBar
+from hmoe.training.tasks import competitive, own
 from hmoe.training.train import Parts, assemble, make_trainer, provenance, train, validation_metrics
 
 __all__ = [
     "AdamW",
     "Child",
+    "EpochBar",
     "Learner",
     "Parts",
     "TrainerOptions",
     "assemble",
     "changed_settings",
+    "competitive",
+    "fit",
     "held",
     "make_trainer",
+    "own",
     "provenance",
     "start_server",
     "train",

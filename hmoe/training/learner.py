@@ -15,7 +15,7 @@ from hmoe.layer import Routing
 from hmoe.layer.tree_ops import sum_below
 from hmoe.metrics import LoadMetrics
 from hmoe.training.options import AdamW, TrainerOptions
-from hmoe.training.tasks import Task
+from hmoe.training.tasks import Task, mean_of
 
 
 class DivergedError(Exception):
@@ -69,7 +69,7 @@ class Learner(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         output, self._routings = self.model(batch["x"])
-        loss = self.task.loss(output, batch["y"])
+        loss = self.task.training_loss(output, batch["y"])
         penalty, self._balance_values = self.balance.loss(self._routings)
         self._losses.append(loss.detach())
         return loss + penalty
@@ -124,11 +124,12 @@ class Learner(pl.LightningModule):
 
     def _evaluate(self, batch: Batch) -> None:
         output, routings = self.model(batch["x"])
-        loss = self.task.loss(output, batch["y"])
+        answer = mean_of(output)
+        loss = self.task.loss(answer, batch["y"])
         num_items = batch["y"].numel()
         self._add("items", torch.tensor(float(num_items)))
         for name, score in self.task.scores.items():
-            self._add(name, score(output, batch["y"], loss) * num_items)
+            self._add(name, score(answer, batch["y"], loss) * num_items)
         for load, routing in zip(self.loads, routings, strict=True):
             load.update(routing)
 

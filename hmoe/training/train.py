@@ -34,7 +34,7 @@ from hmoe.training.folder import run_folder
 from hmoe.training.learner import DivergedError, Learner
 from hmoe.training.options import AdamW, TrainerOptions
 from hmoe.training.progress import ProgressBar
-from hmoe.training.tasks import TASKS
+from hmoe.training.tasks import Task, make_task
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Parts:
     tree: Tree
     data: pl.LightningDataModule
     model: nn.Module
+    task: Task
     balance: Balance
     optim: AdamW
     options: TrainerOptions
@@ -69,7 +70,8 @@ def assemble(cfg: DictConfig, device: str = "cpu") -> Parts:
             )
     balance = build(cfg.balance)
     balance.attach(model)
-    return Parts(tree, data, model, balance, build(cfg.optim), build(cfg.trainer))
+    task = make_task(data.task, build(cfg.loss), model)
+    return Parts(tree, data, model, task, balance, build(cfg.optim), build(cfg.trainer))
 
 
 def train(
@@ -107,7 +109,7 @@ def train(
     parts.data.setup()
     learner = Learner(
         model=parts.model,
-        task=TASKS[parts.data.task],
+        task=parts.task,
         balance=parts.balance,
         optim=parts.optim,
         options=options,
@@ -168,7 +170,7 @@ def train(
 
 def validation_metrics(parts: Parts) -> set[str]:
     """The metrics that a validation of such a run tells."""
-    keys = {f"val/{name}" for name in TASKS[parts.data.task].scores}
+    keys = {f"val/{name}" for name in parts.task.scores}
     if mixture_layers(parts.model):
         no_load_E = torch.zeros(parts.tree.num_experts, dtype=torch.int64)
         keys |= {f"val/load/{key}" for key in load_statistics(no_load_E, parts.tree)}

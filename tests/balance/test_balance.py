@@ -1,6 +1,7 @@
 """Balance: how terms, weights, levels and layers add up, and what is attached to a model."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -8,19 +9,44 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hmoe.balance import Balance, BiasController, mixture_layers, switch_loss, z_loss
+from hmoe.balance import (
+    Balance,
+    BiasController,
+    importance_cv2,
+    load_cv2,
+    mixture_layers,
+    switch_loss,
+    z_loss,
+)
 from hmoe.errors import ConfigError
-from hmoe.layer import Mlp, Routing, Tree
+from hmoe.layer import HMoE, Mlp, Routing, Tree
 from hmoe.models import Dense, ResidualMlp
-from tests.cases import DIM, make_layer, make_routing
+from tests.cases import (
+    DIM,
+    MODELS,
+    best,
+    down,
+    heads,
+    layer_of,
+    make_input,
+    make_layer,
+    make_routing,
+    mixture,
+    top_down,
+)
 
 GRID = Tree.from_spec([2, 2])
+CONTROLLER = BiasController(rate=0.1, rule="sign", among="siblings")
+SWITCH = partial(switch_loss, statistics="micro")
 
 
 def constant(routing: Routing, *, levels: Sequence[float]) -> dict[str, Tensor]:
     """A loss of known value; a second layer's is ten times the first one's."""
     scale = 10.0 if routing.num_tokens == 2 else 1.0
-    return {f"level_{n}": torch.tensor(value * scale) for n, value in enumerate(levels)}
+    logits_TN = routing.scores.logits_TN
+    # Of no value, but with a gradient.
+    zero = (logits_TN - logits_TN.detach()).sum()
+    return {f"level_{n}": zero + value * scale for n, value in enumerate(levels)}
 
 
 def balance(bias: BiasController | None = None, **weights: Any) -> Balance:
@@ -62,11 +88,17 @@ def test_layers_add_up_in_the_penalty_and_are_averaged_in_the_report() -> None:
     )
 
 
-def test_layers_that_collapse_differently_do_not_cancel() -> None:
+def test_losses_over_concatenated_layers_hide_collapse_and_ours_do_not() -> None:
     tree = Tree.from_spec([2])
     collapsed = [make_routing(tree, [[e]] * 4, torch.eye(2)[[e] * 4]) for e in (0, 1)]
-    # Pooled over layers both experts have the same load; each layer by itself has 2, the worst.
-    switch = Balance(terms={"switch": {"loss": switch_loss, "weight": 0.5}}, bias=None)
+    # Over the concatenated layers, as transformers counts, f = P = (1/2, 1/2): a perfect 1.
+    f_E, prob_E = (
+        sum(values) / 8
+        for values in zip(*((r.load_E, r.probs_TN.sum(0)) for r in collapsed), strict=True)
+    )
+    assert 2 * (f_E * prob_E).sum().item() == pytest.approx(1.0)
+    # Each layer by itself has 2, the worst.
+    switch = Balance(terms={"switch": {"loss": SWITCH, "weight": 0.5}}, bias=None)
     total, values = switch.loss(collapsed)
     assert total.item() == pytest.approx(0.5 * (2 + 2))
     assert values["switch/level_0"].item() == pytest.approx(2.0)
@@ -81,13 +113,13 @@ def test_reported_values_carry_no_graph_and_the_penalty_does() -> None:
     layer = make_layer("ragged", "top_2")
     _, routing = layer(torch.randn(16, DIM))
     both = {
-        "switch": {"loss": switch_loss, "weight": 0.1},
+        "switch": {"loss": SWITCH, "weight": 0.1},
         "z": {"loss": z_loss, "weight": [1.0, 0.0, 0.5]},
     }
     total, values = Balance(terms=both, bias=None).loss([routing])
     assert not any(value.requires_grad for value in values.values())
     assert list(values) == [f"{term}/level_{n}" for term in ("switch", "z") for n in range(3)]
-    (gradient,) = torch.autograd.grad(total, layer.gate.weight_ND)
+    (gradient,) = torch.autograd.grad(total, layer.gate.scorers[0].weight_MD)
     assert gradient.abs().max() > 0
 
 
@@ -118,7 +150,7 @@ def mixtures(depth: int) -> ResidualMlp:
 
 
 def test_only_a_controller_brings_bias_buffers() -> None:
-    for controller in (None, BiasController(rate=0.1, rule="sign")):
+    for controller in (None, CONTROLLER):
         model = mixtures(2)
         balance(controller, a=1.0).attach(model)
         saved = {key for key in model.state_dict() if key.endswith("bias_N")} - {
@@ -142,7 +174,7 @@ def test_mixtures_are_found_in_the_order_of_their_routings() -> None:
 
 def test_each_layer_answers_its_own_loads() -> None:
     model = mixtures(2)
-    controlled = balance(BiasController(rate=0.25, rule="sign"))
+    controlled = balance(BiasController(rate=0.25, rule="sign", among="siblings"))
     controlled.attach(model)
     # Layer 0 overloads department 0, layer 1 department 2.
     routings = [
@@ -166,13 +198,84 @@ def test_a_dense_control_has_no_mixtures_to_balance() -> None:
     )
     model = ResidualMlp(in_dim=5, out_dim=3, dim=DIM, depth=2, ffn=dense)
     assert mixture_layers(model) == []
-    controlled = balance(BiasController(rate=0.1, rule="sign"), a=1.0)
+    controlled = balance(CONTROLLER, a=1.0)
     controlled.attach(model)
     controlled.step(model, [])
     assert not any(key.endswith("bias_N") for key in model.state_dict())
 
 
 def test_a_controller_without_a_choice_to_steer_is_refused() -> None:
-    balance = Balance(terms={}, bias=BiasController(rate=0.01, rule="sign"))
     with pytest.raises(ConfigError, match=r"balance\.bias: .*every token to every expert"):
-        balance.attach(make_layer("grid", "soft"))
+        Balance(terms={}, bias=CONTROLLER).attach(make_layer("grid", "soft"))
+
+
+# ------------------------------------------------------------------ terms that cannot work
+
+
+def one_term(name: str, loss: Any, weight: Any = 0.1) -> Balance:
+    return Balance(terms={name: {"loss": loss, "weight": weight}}, bias=None)
+
+
+def test_load_needs_learnt_noise_on_every_level_that_has_a_weight() -> None:
+    for noise, weight, level in (
+        ("none", 0.1, 0),
+        ("gumbel", 0.1, 0),
+        (["learned", "none"], 0.1, 1),
+        (["none", "learned"], [0.1, 0.1], 0),
+    ):
+        layer = layer_of(tree=GRID, gate=top_down(noise=noise), selection=down(1))(dim=DIM)
+        message = rf"balance\.terms\.load\.weight = 0\.1 on level_{level}: .* gate\.noise=learned"
+        with pytest.raises(ConfigError, match=message):
+            one_term("load", load_cv2, weight).attach(layer)
+    for noise, weight in (
+        ("learned", 0.1),
+        (["learned", "none"], [0.1, 0.0]),
+        (["none", "learned"], [0.0, 0.1]),
+    ):
+        for gate in (top_down(noise=noise), heads(gate=top_down(noise=noise))):
+            layer = layer_of(tree=GRID, gate=gate, selection=down(1))(dim=DIM)
+            one_term("load", load_cv2, weight).attach(layer)
+
+
+def test_importance_needs_weights_that_depend_on_the_gate() -> None:
+    layer = layer_of(tree=GRID, gate=top_down(score="hash"), selection=best(2, weights="even"))(
+        dim=DIM
+    )
+    with pytest.raises(ConfigError, match=r"importance\.weight = 0\.1 on level_0: .* no gradient"):
+        one_term("importance", importance_cv2).attach(layer)
+
+
+def test_sequences_are_asked_of_models_that_read_them() -> None:
+    by_sequence = one_term("switch", partial(switch_loss, statistics="sequence"))
+    with pytest.raises(ConfigError, match=r"balance\.terms\.switch\.loss: statistics = sequence"):
+        by_sequence.attach(mixtures(2))
+    model = MODELS["transformer"](ffn=mixture("grid", "top_2"))
+    by_sequence.attach(model)
+    _, routings = model(make_input("transformer"))
+    assert by_sequence.loss(routings)[0].requires_grad
+    # A layer by itself may be given sequences later.
+    layer = make_layer("grid", "top_2", "heads")
+    by_sequence.attach(layer)
+    _, routing = layer(torch.randn(3, 5, DIM))
+    assert routing.num_sequences == 6
+    assert by_sequence.loss([routing])[0].requires_grad
+
+
+def test_a_layer_that_scores_chosen_units_only_has_nothing_for_a_loss(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layer = make_layer("grid", "top_2")
+    lazy = replace(layer.try_out(2), scores=None)  # type: ignore[arg-type]
+    monkeypatch.setattr(HMoE, "try_out", lambda self, num_tokens: lazy)
+    with pytest.raises(
+        ConfigError, match=r"balance\.terms\.a: losses need the scores of all nodes"
+    ):
+        balance(a=1.0).attach(layer)
+
+
+def test_attaching_draws_no_random_numbers() -> None:
+    """Trials of terms must not change what a seed means."""
+    layer = layer_of(tree=GRID, gate=top_down(noise="learned"), selection=down(1))(dim=DIM)
+    before = torch.get_rng_state()
+    Balance(terms={"load": {"loss": load_cv2, "weight": 0.1}}, bias=CONTROLLER).attach(layer)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -1,6 +1,8 @@
 """BiasController: one step by hand, what every step keeps, and what many steps bring about."""
 
 import copy
+import re
+from functools import partial
 from typing import Literal
 
 import pytest
@@ -8,10 +10,10 @@ import torch
 
 from hmoe.balance import BiasController
 from hmoe.errors import ConfigError
-from hmoe.layer import HMoE, Tree, soft
+from hmoe.layer import HMoE, Shared, Tree
 from hmoe.layer.tree_ops import at_experts, path_product, sum_below
 from hmoe.metrics import load_statistics
-from tests.cases import DIM, EXPERTS, GATES, TREES, make_layer
+from tests.cases import DIM, EXPERTS, TREES, down, layer_of, make_layer
 from tests.oracle import children
 
 Rule = Literal["sign", "size"]
@@ -19,7 +21,7 @@ RULES: list[Rule] = ["sign", "size"]
 
 
 def biased_layer(tree: Tree) -> HMoE:
-    layer = HMoE(tree=tree, gate=GATES["top_down"], selection=soft, experts=EXPERTS["mlp"], dim=DIM)
+    layer = layer_of(tree=tree, selection=down(1))(dim=DIM)
     layer.add_bias()
     return layer
 
@@ -27,7 +29,7 @@ def biased_layer(tree: Tree) -> HMoE:
 def step(layer: HMoE, loads: list[int], rate: float, rule: Rule) -> list[float]:
     """The bias after one step on these loads of the experts."""
     load_N = sum_below(torch.tensor(loads), layer.tree)
-    BiasController(rate=rate, rule=rule).step(layer, load_N)
+    BiasController(rate=rate, rule=rule, among="siblings").step(layer, load_N)
     return layer.bias_N.tolist()
 
 
@@ -78,11 +80,80 @@ def test_a_department_without_rows_keeps_its_inner_bias() -> None:
         assert bias[4:] == [0.0, 0.0]
 
 
-@pytest.mark.parametrize("rate", [0.0, -0.1])
-def test_a_rate_that_is_not_positive_is_refused(rate: float) -> None:
-    message = rf"balance\.bias\.rate = {rate}: must be positive; balance=none has no bias"
+@pytest.mark.parametrize("rate", [0.0, -0.1, [0.0, 0.0], [0.1, -0.1], []])
+def test_a_rate_that_is_not_positive_is_refused(rate: float | list[float]) -> None:
+    message = (
+        rf"balance\.bias\.rate = {re.escape(str(rate))}: must be positive, on some level at least"
+    )
     with pytest.raises(ConfigError, match=message):
-        BiasController(rate=rate, rule="sign")
+        BiasController(rate=rate, rule="sign", among="siblings")
+
+
+def test_a_rate_per_level_moves_each_level_by_its_own() -> None:
+    # Departments have 3 and 1 rows; the first one's experts 3 and 0, the second one's 1 and 0.
+    layer = biased_layer(Tree.from_spec([2, 2]))
+    load_N = sum_below(torch.tensor([3, 0, 1, 0]), layer.tree)
+    BiasController(rate=[0.0, 0.25], rule="sign", among="siblings").step(layer, load_N)
+    assert layer.bias_N.tolist() == [0.0, 0.0, -0.25, 0.25, -0.25, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        # Of 12 rows each of four experts should get 3, whoever it reports to; solo got 4, the
+        # team's 6, 2 and 0. The team itself, which got 8 of its 9, does not move.
+        ("sign", [-0.1, 0.0, -0.1, 0.1, 0.1]),
+        ("size", [-0.1 * 1 / 12, 0.0, -0.1 * 3 / 12, 0.1 * 1 / 12, 0.1 * 3 / 12]),
+    ],
+)
+def test_experts_are_compared_with_all_experts_and_units_stay(
+    rule: Rule, expected: list[float]
+) -> None:
+    layer = biased_layer(Tree.from_spec({"solo": 1, "team": 3}))
+    load_N = sum_below(torch.tensor([4, 6, 2, 0]), layer.tree)
+    BiasController(rate=0.1, rule=rule, among="experts").step(layer, load_N)
+    assert layer.bias_N.tolist() == pytest.approx(expected)
+
+
+# ------------------------------------------------------------------ where there is nothing to steer
+
+
+def experts_only(rate: float = 0.1) -> BiasController:
+    return BiasController(rate=rate, rule="sign", among="experts")
+
+
+def test_loads_that_are_even_by_construction_are_refused() -> None:
+    for selection in ("expert_choice", "soft", "descend_all"):
+        with pytest.raises(ConfigError, match=r"balance\.bias: .* no load to steer"):
+            BiasController(rate=0.1, rule="sign", among="siblings").attach(
+                make_layer("grid", selection)
+            )
+
+
+def test_a_wrong_number_of_rates_is_refused() -> None:
+    controller = BiasController(rate=[0.1, 0.1], rule="sign", among="siblings")
+    with pytest.raises(ConfigError, match=r"balance\.bias\.rate = \[0.1, 0.1\]: 2 given, 3 expec"):
+        controller.attach(make_layer("deep", "top_2"))
+
+
+@pytest.mark.parametrize("tree_name", ["grid", "deep", "ragged", "lopsided"])
+def test_biases_of_experts_need_units_that_feel_them(tree_name: str) -> None:
+    message = r"balance\.bias\.among = experts: this gate weighs units without"
+    for gate in ("top_down", "heads"):
+        with pytest.raises(ConfigError, match=message):
+            experts_only().attach(make_layer(tree_name, "top_2", gate))
+    for gate in ("bottom_up", "groups"):
+        layer = make_layer(tree_name, "top_2", gate)
+        experts_only().attach(layer)
+        assert layer.bias_N.tolist() == [0.0] * layer.tree.num_nodes
+    experts_only().attach(make_layer("flat", "top_2", "top_down"))
+
+
+def test_names_are_checked() -> None:
+    with pytest.raises(ConfigError, match=r"balance\.bias\.rule = sgn: .* Did you mean 'sign'"):
+        BiasController(rate=0.1, rule="sgn", among="siblings")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"balance\.bias\.among = expert: .* mean 'experts'"):
+        BiasController(rate=0.1, rule="sign", among="expert")  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------ laws
@@ -131,7 +202,7 @@ def test_the_loop_evens_out_a_skewed_gate_and_leaves_its_weights_alone(
     layer.add_bias()
     before = copy.deepcopy(dict(layer.named_parameters()))
     x = torch.randn(2000, DIM)
-    controller = BiasController(rate=0.03 if rule == "sign" else 1.0, rule=rule)
+    controller = BiasController(rate=0.03 if rule == "sign" else 1.0, rule=rule, among="siblings")
 
     def unevenness() -> float:
         return load_statistics(routing.load_E, layer.tree)["max_violation/expert"]
@@ -153,3 +224,40 @@ def test_the_loop_evens_out_a_skewed_gate_and_leaves_its_weights_alone(
     assert torch.allclose(routing.weight_R.view(-1, 2), chosen_T2 / chosen_T2.sum(-1, keepdim=True))
     layer.bias_N.zero_()
     assert torch.equal(layer(x)[1].probs_TN, routing.probs_TN)
+
+
+# Weights of a softmax over twelve experts are smaller than sigmoids, and so must be the steps.
+@pytest.mark.parametrize(("gate", "rate"), [("groups", 1.0), ("heads", 1.0), ("bottom_up", 0.1)])
+def test_other_gates_are_evened_out_as_well(gate: str, rate: float) -> None:
+    """Group-limited choice with sigmoid weights as in DeepSeek-V3; several heads; pooled units."""
+    layer = make_layer("grid", "beam_2" if gate == "groups" else "top_2", gate)
+    among = "siblings" if gate == "heads" else "experts"
+    controller = BiasController(rate=rate, rule="size", among=among)
+    controller.attach(layer)
+    x = torch.randn(1000, DIM)
+    with torch.no_grad():
+        worst = []
+        for _ in range(100):
+            _, routing = layer(x)
+            worst.append(load_statistics(routing.load_E, layer.tree)["max_violation/expert"])
+            controller.step(layer, routing.load_N)
+    assert worst[0] > 0.3, "the gate must be skewed for the test to say anything"
+    assert worst[-1] < worst[0] / 5
+    if among == "experts":
+        assert not layer.bias_N[: layer.tree.level_slices[0].stop].any()
+
+
+def test_shared_experts_do_not_count() -> None:
+    """Experts that all tokens meet have no rows, so the bias is that of a layer without them."""
+    loads = []
+    for units in ({}, {"company": 1}, {"0": 2}):
+        torch.manual_seed(0)
+        shared = partial(Shared, units=units, experts=EXPERTS["mlp"])
+        layer = layer_of(tree=Tree.from_spec([2, 2]), shared=shared)(dim=DIM)
+        controller = BiasController(rate=0.1, rule="size", among="siblings")
+        controller.attach(layer)
+        torch.manual_seed(1)
+        controller.step(layer, layer(torch.randn(50, DIM))[1].load_N)
+        loads.append(layer.bias_N.tolist())
+    assert loads[0] == loads[1] == loads[2]
+    assert any(loads[0])

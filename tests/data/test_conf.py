@@ -9,7 +9,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
-from hmoe.data import Digits, Stdlib
+from hmoe.data import Digits, RobotArm, Stdlib
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
 FILES = sorted(CONF.glob("*.yaml"))
@@ -28,9 +28,11 @@ def test_a_file_gives_exactly_the_arguments_of_its_class(path: Path) -> None:
     assert {p.default for p in parameters.values()} == {inspect.Parameter.empty}
 
 
-@pytest.mark.parametrize(("name", "kind"), [("digits", Digits), ("stdlib", Stdlib)])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("digits", Digits), ("stdlib", Stdlib), ("robot_arm", RobotArm)]
+)
 def test_sets_that_need_no_files_of_the_user_are_made_as_they_stand(
-    name: str, kind: type[Digits | Stdlib]
+    name: str, kind: type[Digits | RobotArm | Stdlib]
 ) -> None:
     data = instantiate(load(CONF / f"{name}.yaml"))
     assert isinstance(data, kind)

@@ -46,7 +46,7 @@ def test_two_tokens_and_two_slots_by_hand() -> None:
 
 
 def written_out(layer: SoftMoE, tokens: list[list[float]]) -> list[list[float]]:
-    """Equations 1 to 3 for one group, number by number."""
+    """The formula for one group, number by number."""
     phi, scale = layer.phi_MD.tolist(), layer.scale.item()
 
     def cosine(a: list[float], b: list[float]) -> float:

@@ -6,6 +6,7 @@ import torch
 from hmoe.layer import Tree
 from hmoe.layer.tree_ops import (
     at_experts,
+    at_parents,
     path_product,
     pool_logsumexp,
     sibling_softmax,
@@ -27,6 +28,12 @@ def test_sum_below_by_hand() -> None:
     tree = Tree.from_spec({"a": 1, "b": {"c": 2, "d": 1}})
     # Experts in node order: a, b.d, b.c.0, b.c.1; nodes: a, b, b.c, b.d, b.c.0, b.c.1.
     assert sum_below(torch.tensor([1, 2, 3, 4]), tree).tolist() == [1, 9, 7, 2, 3, 4]
+
+
+def test_at_parents_by_hand() -> None:
+    # Nodes: a, b, b.0, b.1; the root has what its children have.
+    tree = Tree.from_spec({"a": 1, "b": 2})
+    assert at_parents(torch.tensor([[5, 7, 2, 4]]), tree).tolist() == [[12, 12, 7, 7]]
 
 
 def test_pooling_by_hand() -> None:

@@ -9,14 +9,13 @@ import torch
 from hmoe.config import compose
 from hmoe.data import SplitLoader
 from hmoe.training import Learner, assemble, make_trainer
-from hmoe.training.tasks import TASKS
 
 
 def test_batches_count_by_their_size(tmp_path: Path) -> None:
     parts = assemble(compose(["data=digits", "model=mlp"]))
     learner = Learner(
         model=parts.model,
-        task=TASKS["classification"],
+        task=parts.task,
         balance=parts.balance,
         optim=parts.optim,
         options=parts.options,
