@@ -69,6 +69,7 @@ REFUSED = {
     ("deepseek_moe", "tree=deep"): "2 numbers given, 3 expected",
     ("shazeer", "gate=bottom_up"): "load_cv2 asks what new noise would change",
     ("shazeer_two_level", "gate=bottom_up"): "load_cv2 asks what new noise would change",
+    ("soft_moe", "tree=deep"): "would ignore all levels but one",
 }
 
 
