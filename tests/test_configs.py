@@ -147,9 +147,11 @@ def test_every_option_goes_with_the_defaults_of_all_others(group: str, option: s
         with pytest.raises(ConfigError, match=r"ResidualMlp has none to show\. Use model=mixture"):
             assemble(compose([choice]), device="meta")
         return
+    # The default loss reads the scores of all nodes.
+    needs = ["balance=none"] if option == "hmoe_lazy" else []
     for model, overrides in (
-        ("mlp", [choice]),
-        ("transformer", ["data=stdlib", "model=transformer", choice]),
+        ("mlp", [choice, *needs]),
+        ("transformer", ["data=stdlib", "model=transformer", choice, *needs]),
     ):
         cfg = compose(overrides)
         check(cfg)
@@ -267,3 +269,18 @@ def test_a_step_of_training(
             assert layer.bias_N is None
         else:
             assert layer.bias_N.any() == (len(routing.load_E.unique()) > 1)
+
+
+@pytest.mark.parametrize("balance", ["none", "bias"])
+def test_a_step_of_training_with_a_lazy_descent(balance: str) -> None:
+    lazy = ["ffn@model.ffn=hmoe_lazy", "selection.beam=1", f"balance={balance}"]
+    parts = assemble(compose(["data=digits", "model=mlp", "tree.spec=[4,4,4]", *lazy, *TINY]))
+    learner = learner_of(parts)
+    parts.data.setup()
+    batch = parts.data.train_batch(0)
+    learner.training_step(batch, 0).backward()
+    for name, parameter in parts.model.named_parameters():
+        assert parameter.grad is not None, name
+        assert 0 < parameter.grad.abs().sum() < float("inf"), f"{name} must learn"
+    with pytest.raises(ConfigError, match=r"balance\.terms\.switch"):
+        assemble(compose(["tree.spec=[4,4,4]", *lazy, "balance=switch"]), device="meta")
