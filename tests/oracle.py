@@ -45,7 +45,8 @@ class _Said:
     def __init__(self, layer: HMoE, gate, x: torch.Tensor) -> None:
         tree, bias = layer.tree, layer.bias_N
         nodes = range(len(tree.parent_N))
-        if isinstance(gate, BottomUp):
+        self.pooled = isinstance(gate, BottomUp)
+        if self.pooled:
             leaf = {n: e for e, n in enumerate(_leaves(tree))}
             raw = [s / gate.temperature for s in _compare(gate.scorer, x)]
             below = {n: [leaf[m] for m in _leaves(tree) if n in _path(tree, m)] for n in nodes}
@@ -151,7 +152,9 @@ def _top_k(tree, said, *, k, beam, weights, scale, capacity, drop):
             units.sort(key=lambda n: -said.path_rank[n])
             frontier = [c for unit in units[:beam] for c in children(tree, unit)]
     candidates.sort(key=lambda n: -said.path_rank[n])
-    logits = {n: sum(said.logit[step] for step in _path(tree, n)) for n in candidates[:k]}
+    # A bottom-up unit's score is made of those below it, a top-down path adds up.
+    steps = {n: [n] if said.pooled else _path(tree, n) for n in candidates[:k]}
+    logits = {n: sum(said.logit[step] for step in steps[n]) for n in steps}
     chosen = _weigh(weights, {n: said.weight[n] for n in candidates[:k]}, logits)
     return {n: w * scale for n, w in chosen.items()}
 
