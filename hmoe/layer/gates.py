@@ -207,13 +207,13 @@ class TopDown(Gate):
         return runs
 
     def _prior(self) -> Tensor:
-        counts_N = torch.tensor(self.tree.num_below_N, dtype=torch.get_default_dtype())
         softmax_N = self._by_node([float(link == "softmax") for link in self.link_L])
-        return counts_N.log() * softmax_N.to(counts_N.device)
+        return self.tree.index("num_below_N", softmax_N.device).log() * softmax_N
 
     def _by_node(self, value_L: Sequence[float]) -> Tensor:
         """One number a level as one a node."""
-        return torch.tensor([value_L[level] for level in self.tree.level_N])
+        value = torch.tensor(value_L)
+        return value[self.tree.index("level_N", value.device)]
 
     def _check_steps(self) -> None:
         for level, link in enumerate(self.link_L):

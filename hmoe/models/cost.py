@@ -3,9 +3,10 @@
 A model on the meta device will do, so costs are known before any memory is taken.
 
 Conventions: an active parameter is one that a token may meet, so all parameters count but those of
-the experts that were not chosen. A multiply-add is 2 FLOPs; norms, softmax and activations are left
-out; attention is counted without the saving of the causal mask. Training takes 3 times the forward
-FLOPs (one forward, two products in the backward).
+the experts that were not chosen, and of the nodes that a lazy descent does not look at. A
+multiply-add is 2 FLOPs; norms, softmax and activations are left out; attention is counted without
+the saving of the causal mask. Training takes 3 times the forward FLOPs (one forward, two products
+in the backward). A token meets every expert of a `SoftMoE`, since every slot reads some of it.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from hmoe.layer import HMoE
+from hmoe.layer import HMoE, LazyHMoE, SoftMoE
 from hmoe.layer.scorers import Hash
 from hmoe.models.dense import Dense
 from hmoe.models.mixture import Mixture
@@ -31,8 +32,9 @@ class Cost:
         active_params: parameters met by one token, gates included.
         gate_params: parameters of the gates, contained in both.
         flops_per_token: forward FLOPs.
-        num_mixtures: mixture layers; 0 for a dense control.
+        num_mixtures: mixture layers, soft ones with slots too; 0 for a dense control.
         experts_per_token: rows of one token in one mixture, as a mean over random gates; 0 without.
+            Slots work for all tokens of a group: then their number over that of the tokens.
     """
 
     params: int
@@ -55,6 +57,10 @@ def cost(model: nn.Module) -> Cost:
         idle += _count(layer.experts) * (1 - min(rows / num_experts, 1))
         gate_params += _count(layer.gate)
         flops += 2 * _count_matrices(layer.gate, 2)
+        if isinstance(layer, LazyHMoE):
+            skipped, unmet = layer.saving()
+            flops -= 2 * skipped
+            idle += unmet
         flops += 2 * _count_matrices(layer.experts, 3) * rows / num_experts
         if layer.shared.experts is not None:
             reached = shared_per_token(layer) / len(layer.shared.unit_M)
@@ -72,6 +78,12 @@ def cost(model: nn.Module) -> Cost:
             gate_params += _count(module.gate)
             flops += 2 * (_count_matrices(module.gate, 2) + module.weight_EDO.numel())
             num_mixtures, rows = num_mixtures + 1, float(module.tree.num_experts)
+        elif isinstance(module, SoftMoE):
+            num_mixtures, rows = num_mixtures + 1, module.experts_per_token
+            gate_params += module.phi_MD.numel() + module.scale.numel()
+            # Scores, tokens into slots, and slots into tokens.
+            flops += 3 * 2 * module.phi_MD.numel()
+            flops += 2 * _count_matrices(module.experts, 3) * rows / module.tree.num_experts
         elif isinstance(module, Attention):
             # Scores and weighted sum over `context` positions.
             flops += 4 * module.context * module.out.in_features

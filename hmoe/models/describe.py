@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from hmoe.layer import HMoE, Tree
+from hmoe.layer import HMoE, SoftMoE, Tree
 from hmoe.layer.tree import ROOT
 from hmoe.models.cost import cost
 from hmoe.models.mixture import Mixture
@@ -15,7 +15,7 @@ def description(model: nn.Module) -> str:
     """The tree of the model's mixtures, if it has any, and the model's costs, as lines of text."""
     model_cost = cost(model)
     lines = []
-    layer = next((m for m in model.modules() if isinstance(m, HMoE | Mixture)), None)
+    layer = next((m for m in model.modules() if isinstance(m, HMoE | Mixture | SoftMoE)), None)
     if layer is not None:
         lines += [draw(layer.tree), ""]
     facts = {

@@ -30,7 +30,8 @@ class PlannedArm:
         tree: its organisation, "" for a dense control.
         cost: what it costs.
         deviation: share by which it misses the reference in the matched cost; signed.
-        objectives: those metrics of the study that the arm has: a dense control has no load.
+        objectives: those metrics of the study that the arm has: a dense control has no load, nor
+            have slots.
     """
 
     name: str
@@ -78,15 +79,15 @@ def _plan_arm(sweep: Sweep, name: str, overrides: Sequence[str]) -> PlannedArm:
     except ConfigError as error:
         raise ConfigError(f"sweep {sweep.name}, arm '{name}': {error}") from error
     arm_cost = cost(parts.model)
-    has_load = arm_cost.num_mixtures > 0
-    objectives = tuple(m for m in sweep.objectives if has_load or not m.startswith("val/load/"))
     told = validation_metrics(parts)
+    has_load = any(m.startswith("val/load/") for m in told)
+    objectives = tuple(m for m in sweep.objectives if has_load or not m.startswith("val/load/"))
     if unknown := sorted(set(objectives or sweep.objectives) - told):
         raise ConfigError(
             f"sweep {sweep.name}, arm '{name}': objectives: {unknown[0]} is nothing that this arm "
             f"tells.{nearest(unknown[0], told)} It tells {', '.join(sorted(told))}."
         )
-    tree = str(parts.tree) if has_load else ""
+    tree = str(parts.tree) if arm_cost.num_mixtures else ""
     return PlannedArm(name, tuple(overrides), cfg, tree, arm_cost, 0.0, objectives)
 
 

@@ -30,6 +30,7 @@ ARMS = {
     "grid": "  grid: {overrides: [tree=grid, experts=swiglu, selection=descend]" + DIAL + "}\n",
     "company": "  company: {overrides: [tree=company, selection=descend]" + DIAL + "}\n",
 }
+SLOTS = "  slots: {overrides: ['ffn@model.ffn=soft_moe', 'tree.spec=[4]']" + DIAL + "}\n"
 DENSE = ("dense", "flat")
 
 # Active parameters at width 32, with 64 pixels and 10 classes: embed, three norms, head; and two
@@ -106,6 +107,15 @@ def test_only_arms_with_mixtures_have_load_for_an_objective(plan: dict[str, Plan
     both = ("val/accuracy", "val/load/cv/expert")
     found = {name: arm.objectives for name, arm in plan.items()}
     assert found == {"dense": ("val/accuracy",), "flat": both, "grid": both, "company": both}
+
+
+def test_a_mixture_without_decisions_has_a_tree_and_no_load(tmp_path: Path) -> None:
+    change = (ARMS["flat"], ARMS["flat"] + SLOTS)
+    slots = planned(tmp_path, change, ("tolerance: 0.02", "tolerance: 0.1"), arms=["flat"])["slots"]
+    assert (slots.tree, slots.objectives) == ("4", ("val/accuracy",))
+    # All four experts are active, and a feed-forward has 4 * 4 slots and a scale.
+    width = slots.cfg.experts.hidden_dim
+    assert slots.cost.active_params == SHARED + 2 * (16 * 32 + 1 + 4 * 64 * width)
 
 
 def test_the_reference_stays_as_it_is_even_with_a_dial(tmp_path: Path) -> None:
