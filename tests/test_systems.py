@@ -69,6 +69,8 @@ REFUSED = {
     ("deepseek_moe", "tree=deep"): "2 numbers given, 3 expected",
     ("shazeer", "gate=bottom_up"): "load_cv2 asks what new noise would change",
     ("shazeer_two_level", "gate=bottom_up"): "load_cv2 asks what new noise would change",
+    ("peer", "gate=bottom_up"): "BottomUp scores all nodes together",
+    ("peer", "balance=switch"): "losses need the scores of all nodes",
     ("soft_moe", "tree=deep"): "would ignore all levels but one",
 }
 
