@@ -147,8 +147,8 @@ def test_every_option_goes_with_the_defaults_of_all_others(group: str, option: s
         with pytest.raises(ConfigError, match=r"ResidualMlp has none to show\. Use model=mixture"):
             assemble(compose([choice]), device="meta")
         return
-    # The default loss reads the scores of all nodes.
-    needs = ["balance=none"] if option == "hmoe_lazy" else []
+    # The default loss reads the scores of all nodes; Soft MoE has no tree to walk.
+    needs = {"hmoe_lazy": ["balance=none"], "soft_moe": ["tree=flat"]}.get(option, [])
     for model, overrides in (
         ("mlp", [choice, *needs]),
         ("transformer", ["data=stdlib", "model=transformer", choice, *needs]),

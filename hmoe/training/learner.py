@@ -17,6 +17,9 @@ from hmoe.metrics import LoadMetrics
 from hmoe.training.options import AdamW, TrainerOptions
 from hmoe.training.tasks import Task, mean_of
 
+# A level of more nodes is told by its statistics alone: nobody looks at so many bars.
+_MOST_NODES = 4096
+
 
 class DivergedError(Exception):
     """The loss is no longer a number; the run ends as diverged, never as complete."""
@@ -153,17 +156,22 @@ class Learner(pl.LightningModule):
             raise DivergedError(f"{split}/loss is {metrics[f'{split}/loss']}")
 
     def level_loads(self) -> dict[str, dict[str, list]]:
-        """Share of all rows at every node of each level, as a mean over layers, with node names."""
+        """Share of all rows at every node of each level, as a mean over layers, with node names.
+
+        Levels of very many nodes are left out.
+        """
         if not len(self.loads):
             return {}
         tree = self.loads[0].tree
         shares = [load.load_E.double() / load.load_E.sum().clamp(min=1) for load in self.loads]
         share_N = sum_below(torch.stack(shares).mean(0), tree)
+        cuts = {f"level_{level}": tree.cut(level) for level in range(tree.num_levels)}
         return {
-            f"level_{level}": {
-                "nodes": [tree.path_N[n] for n in tree.cut(level)],
-                "load": [share_N[n].item() for n in tree.cut(level)],
-                "even": [tree.num_below_N[n] / tree.num_experts for n in tree.cut(level)],
+            level: {
+                "nodes": [tree.path_N[n] for n in cut],
+                "load": [share_N[n].item() for n in cut],
+                "even": [tree.num_below_N[n] / tree.num_experts for n in cut],
             }
-            for level in range(tree.num_levels)
+            for level, cut in cuts.items()
+            if len(cut) <= _MOST_NODES
         }

@@ -16,10 +16,13 @@ def test_memory_does_not_grow_with_tokens_times_nodes() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("beam", [1, 4, 16])
-def test_a_million_experts_train_within_two_gib(beam: int) -> None:
-    """2^20 one-neuron experts, d = 256, 4,096 tokens, top 16; with interpreter and libraries."""
-    found = isolated_pass([16] * 5, ffn="hmoe_lazy", beam=beam, dim=256, num_tokens=4096)
+@pytest.mark.timeout(600)  # gigabytes of memory to touch; minutes on a busy machine
+def test_a_million_experts_train_within_two_gib() -> None:
+    """2^20 one-neuron experts, d = 256, 4,096 tokens, top 16; with interpreter and libraries.
+
+    The widest beam that is reported: narrower ones look at less.
+    """
+    found = isolated_pass([16] * 5, ffn="hmoe_lazy", beam=16, dim=256, num_tokens=4096)
     # 1,118,480 nodes of 257 numbers, 1,048,576 experts of 2 x 256, each with its gradient.
     held = 2 * 4 * ((16**6 - 16) // 15 * 257 + 16**5 * 512)
     assert found["params_and_grads_gib"] == pytest.approx(held / 2**30)

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ import yaml
 
 from hmoe.config import compose, digest
 from hmoe.errors import ConfigError
+from hmoe.layer import Tree
+from hmoe.metrics import LoadMetrics
 from hmoe.training import Learner, assemble, provenance, train
 from hmoe.training.checkpoints import latest
 from tests.tiny import RUN, curve, events, train_in
@@ -91,6 +94,15 @@ def test_a_token_of_text_is_a_byte(tmp_path):
         result["metrics"]["val/loss"] / math.log(2)
     )
     assert result["baselines"]
+
+
+def test_level_loads_leave_out_levels_of_very_many_nodes():
+    loads = [LoadMetrics(tree=Tree.from_spec([64, 64, 2]))]
+    found = Learner.level_loads(SimpleNamespace(loads=loads))
+    assert {level: len(load["nodes"]) for level, load in found.items()} == {
+        "level_0": 64,
+        "level_1": 4096,
+    }
 
 
 def test_level_loads_name_the_units_and_add_up_to_one(result):
