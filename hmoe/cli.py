@@ -170,20 +170,25 @@ def ui(overrides: Sequence[str]) -> int:
 
 
 def bench(overrides: Sequence[str]) -> int:
-    """Measure training through hmoe against a bare torch loop, ratios in one run."""
-    own = [o for o in overrides if o.split("=")[0] in ("rounds", "out")]
-    options = _options(own, {"rounds": 5, "out": "reports/bench"})
+    """Measure training against a bare torch loop, or suite=large_trees: ratios in one run."""
+    own = [o for o in overrides if o.split("=")[0] in ("suite", "rounds", "out")]
+    options = _options(own, {"suite": "training", "rounds": 5, "out": "reports/bench"})
     if not isinstance(options["rounds"], int) or options["rounds"] < 1:
         raise ConfigError(f"rounds = {options['rounds']}: expected a whole number of at least 1.")
-    from hmoe.bench import run_bench
+    rest = [o for o in overrides if o not in own]
+    arguments = {"rounds": options["rounds"], "out": Path(options["out"])}
+    arguments["command"] = shlex.join(["hmoe", "bench", *overrides])
+    if options["suite"] == "training":
+        from hmoe.bench import bench_training
 
-    path = run_bench(
-        rounds=options["rounds"],
-        out=Path(options["out"]),
-        overrides=[o for o in overrides if o not in own],
-        command=shlex.join(["hmoe", "bench", *overrides]),
-    )
-    print(path)
+        print(bench_training(overrides=rest, **arguments))
+    elif options["suite"] == "large_trees":
+        _options(rest, {})
+        from hmoe.bench import bench_large_trees
+
+        print(bench_large_trees(**arguments))
+    else:
+        raise ConfigError(f"suite = {options['suite']}: must be training or large_trees.")
     return 0
 
 

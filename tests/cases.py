@@ -14,6 +14,7 @@ from hmoe.layer import (
     HMoE,
     Identity,
     Mlp,
+    Neurons,
     Routing,
     Scores,
     Shared,
@@ -102,6 +103,7 @@ EXPERTS = {
     "zero": Zero,
     "identity": Identity,
     "constant": Constant,
+    "neurons": Neurons,
 }
 SELECTIONS = {
     "soft": soft,

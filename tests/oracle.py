@@ -9,7 +9,7 @@ from math import ceil
 import torch
 import torch.nn.functional as F
 
-from hmoe.layer import BottomUp, ByUnit, Constant, Heads, HMoE, Identity, Mlp, Tree, Zero
+from hmoe.layer import BottomUp, ByUnit, Constant, Heads, HMoE, Identity, Mlp, Neurons, Tree, Zero
 
 
 def naive_moe(layer: HMoE, x_TD: torch.Tensor) -> torch.Tensor:
@@ -213,6 +213,8 @@ def _answer(bank, e: int, x):
     if isinstance(bank, Constant):
         a, b = (x @ bank.mix_ED2[e]).exp() / (x @ bank.mix_ED2[e]).exp().sum()
         return a * x + b * bank.vector_ED[e]
+    if isinstance(bank, Neurons):
+        return F.gelu((bank.w_in_EDF[e, :, 0] * x).sum()) * bank.w_out_EFD[e, 0]
     if isinstance(bank, Mlp):
         activation = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}[bank.activation]
         hidden = activation(x @ bank.w_in_EDF[e])

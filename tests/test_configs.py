@@ -90,7 +90,14 @@ def test_an_option_is_the_file_of_its_name(group: str) -> None:
         for key in said.keys() - {"defaults"}:
             # Options that build on others add to their mappings.
             whole = not isinstance(said[key], dict) or "defaults" not in said
-            assert node[key] == said[key] if whole else said[key].items() <= node[key].items()
+            assert node[key] == said[key] if whole else holds(node[key], said[key])
+
+
+def holds(whole: Any, part: Any) -> bool:
+    """Whether a mapping has all that another has, at every depth."""
+    if not isinstance(part, dict):
+        return bool(whole == part)
+    return all(key in whole and holds(whole[key], value) for key, value in part.items())
 
 
 def test_defaults_live_in_the_files_alone() -> None:
@@ -140,20 +147,37 @@ def test_every_option_goes_with_the_defaults_of_all_others(group: str, option: s
         with pytest.raises(ConfigError, match=r"ResidualMlp has none to show\. Use model=mixture"):
             assemble(compose([choice]), device="meta")
         return
-    for overrides in ([choice], ["data=stdlib", "model=transformer", choice]):
+    # The default loss reads the scores of all nodes.
+    needs = ["balance=none"] if option == "hmoe_lazy" else []
+    for model, overrides in (
+        ("mlp", [choice, *needs]),
+        ("transformer", ["data=stdlib", "model=transformer", choice, *needs]),
+    ):
         cfg = compose(overrides)
         check(cfg)
+        if message := refusal({group: option}, model):
+            with pytest.raises(ConfigError, match=message):
+                assemble(cfg, device="meta")
+            continue
         assert (num_mixtures(cfg) == 0) == ((group, option) == ("ffn", "dense"))
 
 
-def refusal(choice: dict[str, str]) -> str | None:
+def refusal(choice: dict[str, str], model: str) -> str | None:
     """Words of the message by which a pair of choices is refused, None if they go together."""
+    selection, balance = choice.get("selection", ""), choice.get("balance", "")
     if choice.get("gate") == "tied" and choice.get("tree") == "company":
         return "equal size"
     if choice.get("tree") == "flat" and choice.get("shared") == "units":
         return "no unit of tree 16"
-    if choice.get("selection") == "soft" and (choice.get("balance") or "").startswith("bias"):
+    if balance == "importance_load":
+        return "load_cv2 asks what new noise would change"
+    if balance in ("switch_sequence", "bias_experts") and model == "mlp":
+        return "statistics = sequence: needs a model that reads sequences"
+    if selection in ("soft", "expert_choice") and balance.startswith("bias"):
         return "no load to steer"
+    units = choice.get("tree") != "flat" and choice.get("gate") != "bottom_up"
+    if balance == "bias_experts" and units:
+        return "among = experts: this gate weighs units without"
     return None
 
 
@@ -163,7 +187,7 @@ def test_all_choices_of_a_mixture_go_together_in_pairs(one: str, other: str) -> 
     for first, second in product(options(one), options(other)):
         cfg = base.copy()
         cfg[one], cfg[other] = composed(one, first)[one], composed(other, second)[other]
-        if message := refusal({one: first, other: second}):
+        if message := refusal({one: first, other: second}, "mlp"):
             with pytest.raises(ConfigError, match=message):
                 assemble(cfg, device="meta")
             continue
@@ -213,7 +237,7 @@ def test_a_step_of_training(
     tree = "deep" if choice.get("gate") == "tied" else "company"
     for group, option in {**choice, "tree": tree}.items():
         cfg[group] = composed(group, option)[group]
-    if message := refusal(choice):
+    if message := refusal(choice, model):
         with pytest.raises(ConfigError, match=message):
             assemble(cfg, device="meta")
         return
@@ -245,3 +269,18 @@ def test_a_step_of_training(
             assert layer.bias_N is None
         else:
             assert layer.bias_N.any() == (len(routing.load_E.unique()) > 1)
+
+
+@pytest.mark.parametrize("balance", ["none", "bias"])
+def test_a_step_of_training_with_a_lazy_descent(balance: str) -> None:
+    lazy = ["ffn@model.ffn=hmoe_lazy", "selection.beam=1", f"balance={balance}"]
+    parts = assemble(compose(["data=digits", "model=mlp", "tree.spec=[4,4,4]", *lazy, *TINY]))
+    learner = learner_of(parts)
+    parts.data.setup()
+    batch = parts.data.train_batch(0)
+    learner.training_step(batch, 0).backward()
+    for name, parameter in parts.model.named_parameters():
+        assert parameter.grad is not None, name
+        assert 0 < parameter.grad.abs().sum() < float("inf"), f"{name} must learn"
+    with pytest.raises(ConfigError, match=r"balance\.terms\.switch"):
+        assemble(compose(["tree.spec=[4,4,4]", *lazy, "balance=switch"]), device="meta")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hmoe.balance.bias import BiasController
+from hmoe.balance.cv import load_cv2
 from hmoe.errors import ConfigError
 from hmoe.layer import HMoE, Routing, Scores
 
@@ -38,8 +39,8 @@ class Balance:
 
         Raises:
             ConfigError: a term with another number of weights than the tree has levels, or that
-                cannot work on this layer, or has a weight where it has no gradient; a bias
-                controller where there is no choice to steer.
+                cannot work on this layer, or that the gate has no influence on; a bias controller
+                where there is no choice to steer.
         """
         # A model that does not say what it reads is taken to know.
         reads_sequences = getattr(model, "input_kind", "tokens") == "tokens"
@@ -89,28 +90,29 @@ def _try_term(
         )
     if reads_sequences:
         routing = replace(routing, num_sequences=layer.gate.num_heads)
+    if getattr(term.loss, "func", term.loss) is load_cv2:
+        _check_noise(name, weights, routing.scores)
     try:
         values = term.loss(routing)
     except ConfigError as error:
         raise ConfigError(f"balance.terms.{name}.loss: {error}") from error
-    slices = layer.tree.level_slices
-    for weight, here, (level, value) in zip(weights, slices, values.items(), strict=True):
-        if weight and not _moves(value, here.start, routing):
+    for level, (weight, value) in enumerate(zip(weights, values.values(), strict=True)):
+        if weight and not value.requires_grad:
             raise ConfigError(
-                f"balance.terms.{name}.weight = {weight} on {level}: this loss has no gradient "
-                "for the gate there, so it would change nothing (load_cv2 needs gate.noise="
-                "learned, importance_cv2 weights that depend on the gate). Use 0 on this level, "
-                "or another loss."
+                f"balance.terms.{name}.weight = {weight} on level_{level}: the gate has no "
+                "influence on this loss, so it would change nothing. Use 0, or another loss."
             )
 
 
-def _moves(value: Tensor, start: int, routing: Routing) -> bool:
-    """Whether some number that the gate gave nodes from `start` on would change this value."""
-    given = [v for v in vars(routing.scores).values() if getattr(v, "requires_grad", False)]
-    if not value.requires_grad:
-        return False
-    gradients = torch.autograd.grad(value, given, retain_graph=True, allow_unused=True)
-    return any(gradient is not None and gradient[:, start:].any() for gradient in gradients)
+def _check_noise(name: str, weights: Sequence[float], scores: Scores) -> None:
+    """A smooth load has a gradient on levels with learnt noise only."""
+    for level, (weight, here) in enumerate(zip(weights, scores.tree.level_slices, strict=True)):
+        if weight and (scores.noise_TN is None or not scores.noise_TN[:, here].all()):
+            raise ConfigError(
+                f"balance.terms.{name}.weight = {weight} on level_{level}: load_cv2 asks what new "
+                "noise would change, and this gate learns none there. Use gate.noise=learned, or "
+                "0 on this level."
+            )
 
 
 def _weights(name: str, weight: float | Sequence[float], levels: int) -> list[float]:

@@ -63,7 +63,8 @@ def switch_loss(
 def _num_sequences(routing: Routing) -> int:
     if routing.num_sequences is None:
         raise ConfigError(
-            "statistics = sequence: needs a model that reads sequences (its mixtures get tokens as "
-            "(batch, positions, width)), and here every item is one vector. Use statistics=micro."
+            "statistics = sequence: needs a model that reads sequences, such as model=transformer, "
+            "whose mixtures get tokens as (batch, positions, width); here every item is one "
+            "vector. Use statistics=micro."
         )
     return routing.num_sequences

@@ -1,5 +1,5 @@
-"""The algorithm, torch only. Read it in this order: tree, tree_ops, scores, scorers, gates,
-routing, selection, experts, dispatch, hmoe; then what further systems need."""
+"""The algorithm, torch only. Read it in this order: tree_spec, tree, tree_ops, scores, scorers,
+gates, routing, selection, experts, dispatch, hmoe; then what further systems need."""
 
 from hmoe.layer.bottom_up import BottomUp
 from hmoe.layer.expert_choice import expert_choice
@@ -7,8 +7,10 @@ from hmoe.layer.experts import Mlp, SwiGlu
 from hmoe.layer.gates import Tied, TopDown
 from hmoe.layer.heads import Heads
 from hmoe.layer.hmoe import HMoE
+from hmoe.layer.lazy import LazyHMoE
 from hmoe.layer.move import Move, move_optimizer
 from hmoe.layer.moving import drop, regroup, reinitialise, split_expert
+from hmoe.layer.neurons import Neurons
 from hmoe.layer.routing import Routing
 from hmoe.layer.scores import Choice, Scores
 from hmoe.layer.selection import Selection, descend, soft, top_k
@@ -24,8 +26,10 @@ __all__ = [
     "HMoE",
     "Heads",
     "Identity",
+    "LazyHMoE",
     "Mlp",
     "Move",
+    "Neurons",
     "Routing",
     "Scores",
     "Selection",

@@ -12,7 +12,7 @@ from torch import Tensor
 from hmoe.errors import ConfigError
 from hmoe.layer.checks import per_level
 from hmoe.layer.scores import Choice
-from hmoe.layer.tree import ROOT, Tree
+from hmoe.layer.tree import Tree
 from hmoe.layer.tree_ops import at_experts
 
 
@@ -76,29 +76,42 @@ def _sure_experts(tree: Tree, beams: tuple[int, ...]) -> int:
     Level by level any units may be those that are kept. How many units and experts are below them
     goes together: a unit without units below it has experts, so the two have no common minimum.
     """
-    children: list[list[int]] = [[0, 0] for _ in range(tree.num_nodes)]  # units, experts
-    experts = set(tree.node_E)
-    for node, parent in enumerate(tree.parent_N):
-        if parent != ROOT:
-            children[parent][node in experts] += 1
+    cpu = torch.device("cpu")
+    group_N, group_below_N = tree.index("group_N", cpu), tree.index("group_below_N", cpu)
+    # Units and experts among the children of the root (group 0) and of each unit.
+    size_G = tree.index("size_G", cpu)
+    experts_G = torch.zeros_like(size_G).index_add(0, group_N, (group_below_N < 0).long())
+    children_G2 = torch.stack([size_G - experts_G, experts_G], 1)
     # Units in the running -> fewest experts that are with them.
-    fewest = {len(tree.inner_levels[0]): sum(1 for n in tree.node_E if tree.level_N[n] == 0)}
+    fewest: dict[int, int] = dict([children_G2[0].tolist()])
     for level, width in enumerate(beams):
-        units = [children[n] for n in tree.inner_levels[level]]
+        group_n = group_below_N[tree.level_slices[level]]
+        kinds, numbers = children_G2[group_n[group_n >= 0]].unique(dim=0, return_counts=True)
         below: dict[int, int] = {}
         for in_running, sure in fewest.items():
-            for num_units, num_experts in _fewest_below(units, min(width, in_running)).items():
+            kept = _fewest_below(kinds.tolist(), numbers.tolist(), min(width, in_running))
+            for num_units, num_experts in kept.items():
                 found = sure + num_experts
                 below[num_units] = min(found, below.get(num_units, found))
         fewest = below
     return min(fewest.values())
 
 
-def _fewest_below(units: Sequence[Sequence[int]], count: int) -> dict[int, int]:
-    """Over all choices of `count` units: units below them -> fewest experts below them."""
-    if count == len(units):
-        return {sum(u for u, _ in units): sum(e for _, e in units)}
+def _fewest_below(
+    kinds: Sequence[Sequence[int]], numbers: Sequence[int], count: int
+) -> dict[int, int]:
+    """Over all choices of `count` units: units below them -> fewest experts below them.
+
+    Args:
+        kinds: units and experts below a unit; units of one kind are counted in `numbers`.
+    """
+    if len(kinds) == 1:
+        numbers = [count]
+    if count == sum(numbers):
+        taken = list(zip(kinds, numbers, strict=True))
+        return {sum(u * n for (u, _), n in taken): sum(e * n for (_, e), n in taken)}
     fewest: list[dict[int, int]] = [{0: 0}, *({} for _ in range(count))]
+    units = [kind for kind, n in zip(kinds, numbers, strict=True) for _ in range(min(n, count))]
     for num_units, num_experts in units:
         for kept in range(count, 0, -1):
             for so_far, experts in fewest[kept - 1].items():

@@ -12,6 +12,7 @@ Letters: T tokens, D width, N nodes, M nodes that learn their noise, E experts, 
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
+from math import log
 from typing import Literal
 
 import torch
@@ -175,8 +176,8 @@ class TopDown(Gate):
         logits_TN = (noiseless_TN + self._prior()).requires_grad_()
         if "learned" not in self.noise_L:
             return self.read(logits_TN)
-        # As strong as at the start of training, where it does not depend on the token.
-        noise_L = [F.softplus(torch.zeros(())).item() * (n == "learned") for n in self.noise_L]
+        # softplus(0) + 0.01: as strong as at the start of training, for every token.
+        noise_L = [(log(2) + 0.01) * (noise == "learned") for noise in self.noise_L]
         return self.read(logits_TN, logits_TN, self._by_node(noise_L).expand_as(logits_TN))
 
     def _factors(self, logits_TN: Tensor) -> Tensor:
@@ -207,13 +208,13 @@ class TopDown(Gate):
         return runs
 
     def _prior(self) -> Tensor:
-        counts_N = torch.tensor(self.tree.num_below_N, dtype=torch.get_default_dtype())
         softmax_N = self._by_node([float(link == "softmax") for link in self.link_L])
-        return counts_N.log() * softmax_N.to(counts_N.device)
+        return self.tree.index("num_below_N", softmax_N.device).log() * softmax_N
 
     def _by_node(self, value_L: Sequence[float]) -> Tensor:
         """One number a level as one a node."""
-        return torch.tensor([value_L[level] for level in self.tree.level_N])
+        value = torch.tensor(value_L)
+        return value[self.tree.index("level_N", value.device)]
 
     def _check_steps(self) -> None:
         for level, link in enumerate(self.link_L):

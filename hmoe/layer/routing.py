@@ -13,7 +13,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from hmoe.layer.scores import Scores
+from hmoe.errors import HmoeError
+from hmoe.layer.scores import Scores, Unscored
 from hmoe.layer.tree import Tree
 from hmoe.layer.tree_ops import at_experts, path_product, sum_below
 
@@ -23,7 +24,7 @@ class Routing:
     """The decisions of one mixture layer for T tokens.
 
     Attributes:
-        scores: what the gate said of every node.
+        scores: what the gate said of every node; `Unscored` after a lazy descent.
         token_R: int64, token of each row, ascending.
         expert_R: int64, expert of each row.
         weight_R: factor of the row in the token's sum; differentiable.
@@ -31,14 +32,16 @@ class Routing:
             other; None for tokens that form no sequences.
     """
 
-    scores: Scores
+    scores: Scores | Unscored
     token_R: Tensor
     expert_R: Tensor
     weight_R: Tensor
     num_sequences: int | None = None
 
     @classmethod
-    def from_choice(cls, scores: Scores, expert_TK: Tensor, weight_TK: Tensor) -> "Routing":
+    def from_choice(
+        cls, scores: Scores | Unscored, expert_TK: Tensor, weight_TK: Tensor
+    ) -> "Routing":
         """Routing of a rule that sends every token to exactly K experts."""
         num_tokens, k = expert_TK.shape
         token_T = torch.arange(num_tokens, device=expert_TK.device)
@@ -50,12 +53,18 @@ class Routing:
 
     @property
     def probs_TN(self) -> Tensor:
-        """P(node | parent), float32; differentiable."""
+        """P(node | parent), float32; differentiable.
+
+        Raises:
+            HmoeError: a lazy descent has no scores of all nodes.
+        """
+        if isinstance(self.scores, Unscored):
+            raise HmoeError("a lazy descent has no scores of all nodes; use HMoE where they matter")
         return self.scores.probs_TN
 
     @property
     def num_tokens(self) -> int:
-        return self.probs_TN.shape[0]
+        return self.scores.num_tokens
 
     @cached_property
     def load_E(self) -> Tensor:

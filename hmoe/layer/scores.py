@@ -50,3 +50,20 @@ class Scores:
     clean_TN: Tensor | None = None
     noise_TN: Tensor | None = None
     path_TN: Tensor | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        return self.logits_TN.shape[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Unscored:
+    """Stands for scores where the gate looked at the nodes in the running only: see `lazy`.
+
+    Attributes:
+        tree: the organisation.
+        num_tokens: T.
+    """
+
+    tree: Tree
+    num_tokens: int

@@ -30,7 +30,7 @@ from hmoe.layer.beam import beam_search, beam_widths, check_k
 from hmoe.layer.capacity import Drop, limited
 from hmoe.layer.checks import check_count, check_names, per_level
 from hmoe.layer.routing import Routing
-from hmoe.layer.scores import Choice, Scores
+from hmoe.layer.scores import Choice, Scores, Unscored
 from hmoe.layer.tree import ROOT, Tree
 from hmoe.layer.tree_ops import at_experts, path_sum
 
@@ -84,21 +84,43 @@ def top_k(
     """
     tree = scores.tree
     check_count("selection.k", k, tree.num_experts, "experts")
-    _check_weights(weights, [k])
+    check_weights(weights, [k])
     beams = beam_widths(tree, beam)
     choice_TE = at_experts(choice.weight_TN, tree)
     if beams is not None:
         check_k(tree, k, beams)
         choice_TE = choice_TE.masked_fill(~beam_search(tree, choice, beams), float("-inf"))
     expert_TK = choice_TE.topk(k, dim=-1).indices
+    # Of "softmax" the raw scores along a path are asked for, else its weight.
+    value_TN = scores.weight_TN
     if weights == "softmax":
         path_TN = scores.path_TN
-        if path_TN is None:
-            path_TN = path_sum(scores.logits_TN, tree)
-        weight_TK = at_experts(path_TN, tree).gather(-1, expert_TK).softmax(-1)
+        value_TN = path_sum(scores.logits_TN, tree) if path_TN is None else path_TN
+    value_TK = at_experts(value_TN, tree).gather(-1, expert_TK)
+    return weighed_rows(
+        scores, expert_TK, value_TK, weights=weights, scale=scale, capacity=capacity, drop=drop
+    )
+
+
+def weighed_rows(
+    scores: Scores | Unscored,
+    expert_TK: Tensor,
+    value_TK: Tensor,
+    *,
+    weights: Weights,
+    scale: float,
+    capacity: float | Sequence[float] | None,
+    drop: Drop,
+) -> Routing:
+    """The rows of K chosen experts, weighed as `top_k` says.
+
+    Args:
+        value_TK: weights of the paths to the chosen, or, of "softmax", the sums of raw scores.
+    """
+    if weights == "softmax":
+        weight_TK = value_TK.softmax(-1)
     else:
-        weight_TK = at_experts(scores.weight_TN, tree).gather(-1, expert_TK)
-        weight_TK = _weighed(weights, weight_TK, torch.ones_like(weight_TK))
+        weight_TK = _weighed(weights, value_TK, torch.ones_like(value_TK))
     routing = Routing.from_choice(scores, expert_TK, weight_TK * scale)
     return limited(routing, capacity, drop)
 
@@ -132,7 +154,7 @@ def descend(
     k_L = per_level("selection.k", k, tree.num_levels)
     weights_L = per_level("selection.weights", weights, tree.num_levels)
     _check_children(tree, k_L)
-    _check_weights(weights_L, k_L)
+    check_weights(weights_L, k_L)
     levels: list[Tensor] = []
     for level, here in enumerate(tree.level_slices):
         kept: list[Tensor] = []
@@ -194,7 +216,8 @@ def _check_children(tree: Tree, k_L: Sequence[int | None]) -> None:
             check_count(name, k, smallest.size, f"children of {unit}")
 
 
-def _check_weights(weights_L: Sequence[Weights] | Weights, k_L: Sequence[int | None]) -> None:
+def check_weights(weights_L: Sequence[Weights] | Weights, k_L: Sequence[int | None]) -> None:
+    """Refuse unknown weights, and those that cut the gate's gradient at k = 1."""
     weights_L = per_level("selection.weights", weights_L, len(k_L))
     check_names("selection.weights", weights_L, _WEIGHTS)
     for weights, k in zip(weights_L, k_L, strict=True):

@@ -5,23 +5,32 @@ all other nodes are numbered breadth first, so that siblings, and the nodes of o
 contiguous. The experts are the leaves, numbered in node order. A flat mixture is the tree with one
 level; nothing in hmoe asks whether a tree is flat.
 
+A tree holds, for each level, how many nodes in a row have how many children. That is all there is
+to know, in a few numbers even for a million experts; tables of all nodes are made when asked for.
+
 Letters: N nodes, E experts, G sibling groups, L levels.
 """
 
-import json
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from hmoe.errors import ConfigError
+from hmoe.layer.tree_spec import checked, children, text
 
-_NAME = re.compile(r"[a-z0-9_]+")
 ROOT = -1
+
+
+class Run(NamedTuple):
+    """Neighbouring nodes of one level with the same number of children; 0 for experts."""
+
+    num_nodes: int
+    num_children: int
 
 
 class Block(NamedTuple):
@@ -42,15 +51,14 @@ class Tree:
 
     Attributes:
         text: the specification in short, "4x4" or JSON for a named tree.
-        path_N: the dotted name of every node, such as "sales.emea.0".
-        parent_N: number of every node's parent, `ROOT` (-1) for the nodes of level 0.
-        level_N: level of every node; children of the root are on level 0.
+        runs: for each level its nodes as runs; children of the root are on level 0.
+        name_of: the names of the nodes that the specification names; others are called by their
+            place among their siblings.
     """
 
     text: str
-    path_N: tuple[str, ...]
-    parent_N: tuple[int, ...]
-    level_N: tuple[int, ...]
+    runs: tuple[tuple[Run, ...], ...]
+    name_of: Mapping[int, str]
 
     @classmethod
     def from_spec(cls, spec: "Sequence[int] | Mapping[str, Any]") -> "Tree":
@@ -69,122 +77,120 @@ class Tree:
                 f"tree.spec = {spec!r}: expected a list of branching factors such as [4, 4], "
                 "or named units such as {sales: {emea: 2, us: 3}, legal: 1}."
             )
-        paths: list[str] = []
-        parents: list[int] = []
-        levels: list[int] = []
-        # One queue entry is a unit whose children are yet to be numbered.
-        queue: list[tuple[int, str, Any]] = [(ROOT, "", spec)]
-        for parent, path, unit in queue:
-            level = levels[parent] + 1 if parent != ROOT else 0
-            for name, child in _children(unit, path):
-                child_path = f"{path}.{name}" if path else name
-                number = len(paths)
-                paths.append(child_path)
-                parents.append(parent)
-                levels.append(level)
-                if child is not None:
-                    queue.append((number, child_path, child))
-        return cls(_text(spec), tuple(paths), tuple(parents), tuple(levels))
+        levels: list[tuple[Run, ...]] = []
+        name_of: dict[int, str] = {}
+        number = 0
+        # The nodes of one level: (name, nodes in a row, what each is made of, None for an expert).
+        here = children(checked(spec, "tree.spec"), 1)
+        while here:
+            below = [children(unit, num_nodes) for _, num_nodes, unit in here]
+            runs = []
+            for (name, num_nodes, _), own in zip(here, below, strict=True):
+                if name is not None:
+                    name_of[number] = name
+                number += num_nodes
+                runs.append(Run(num_nodes, sum(n for _, n, _ in own) // num_nodes))
+            levels.append(tuple(runs))
+            here = [child for own in below for child in own]
+        return cls(text(spec), tuple(levels), name_of)
 
-    @property
+    @cached_property
     def num_nodes(self) -> int:
-        return len(self.parent_N)
+        return sum(run.num_nodes for runs in self.runs for run in runs)
 
     @property
     def num_levels(self) -> int:
-        return self.level_N[-1] + 1
-
-    @property
-    def num_experts(self) -> int:
-        return len(self.node_E)
+        return len(self.runs)
 
     @cached_property
-    def node_E(self) -> tuple[int, ...]:
-        """Node number of every expert, ascending."""
-        inner = set(self.parent_N)
-        return tuple(n for n in range(self.num_nodes) if n not in inner)
+    def num_experts(self) -> int:
+        return sum(r.num_nodes for runs in self.runs for r in runs if not r.num_children)
 
     @cached_property
     def level_slices(self) -> tuple[slice, ...]:
         """The nodes of each level, as slices of the node axis."""
-        starts = [self.level_N.index(level) for level in range(self.num_levels)]
-        return tuple(
-            slice(a, b) for a, b in zip(starts, [*starts[1:], self.num_nodes], strict=True)
-        )
-
-    @cached_property
-    def inner_levels(self) -> tuple[tuple[int, ...], ...]:
-        """For each level the numbers of its nodes that have children (none on the last level)."""
-        leaves = set(self.node_E)
-        return tuple(
-            tuple(n for n in range(s.start, s.stop) if n not in leaves) for s in self.level_slices
-        )
+        stops = list(accumulate(sum(r.num_nodes for r in runs) for runs in self.runs))
+        return tuple(slice(a, b) for a, b in zip([0, *stops], stops, strict=False))
 
     @cached_property
     def has_shallow_experts(self) -> bool:
         """Whether some expert sits above the last level."""
-        return self.level_N[self.node_E[0]] != self.num_levels - 1
-
-    @cached_property
-    def leaves_first_N(self) -> tuple[int, ...]:
-        """Per level, where its nodes lie when its experts are listed before its inner nodes."""
-        order: list[int] = []
-        for s, inner in zip(self.level_slices, self.inner_levels, strict=True):
-            listed = [*sorted(set(range(s.start, s.stop)) - set(inner)), *inner]
-            place = {node: i for i, node in enumerate(listed)}
-            order += [place[n] for n in range(s.start, s.stop)]
-        return tuple(order)
+        return any(run.num_children == 0 for runs in self.runs[:-1] for run in runs)
 
     @cached_property
     def blocks(self) -> tuple[tuple[Block, ...], ...]:
         """For each level its sibling groups as runs of equal size. A uniform level is one block."""
+        root = Run(1, sum(r.num_nodes for r in self.runs[0]))
         result = []
-        for level_slice in self.level_slices:
-            runs: list[Block] = []
+        for level_slice, parents in zip(self.level_slices, ((root,), *self.runs), strict=False):
+            blocks: list[Block] = []
             start = level_slice.start
-            while start < level_slice.stop:
-                stop = start
-                while stop < level_slice.stop and self.parent_N[stop] == self.parent_N[start]:
-                    stop += 1
-                if runs and runs[-1].size == stop - start:
-                    last = runs.pop()
-                    runs.append(Block(last.start, last.num_groups + 1, last.size))
-                else:
-                    runs.append(Block(start, 1, stop - start))
-                start = stop
-            result.append(tuple(runs))
+            for num_groups, size in parents:
+                if blocks and size == blocks[-1].size:
+                    last = blocks.pop()
+                    blocks.append(Block(last.start, last.num_groups + num_groups, size))
+                elif size:
+                    blocks.append(Block(start, num_groups, size))
+                start += num_groups * size
+            result.append(tuple(blocks))
         return tuple(result)
+
+    # Tables of all nodes, as tuples: for people, and for loops over small trees.
+
+    @cached_property
+    def path_N(self) -> tuple[str, ...]:
+        """The dotted name of every node, such as "sales.emea.0"."""
+        paths: list[str] = []
+        place = 0
+        for node, parent in enumerate(self.parent_N):
+            place = place + 1 if node and parent == self.parent_N[node - 1] else 0
+            name = self.name_of.get(node, str(place))
+            paths.append(name if parent == ROOT else f"{paths[parent]}.{name}")
+        return tuple(paths)
+
+    @cached_property
+    def parent_N(self) -> tuple[int, ...]:
+        """Number of every node's parent, `ROOT` (-1) for the nodes of level 0."""
+        return self._tuple("parent_N")
+
+    @cached_property
+    def level_N(self) -> tuple[int, ...]:
+        """Level of every node; children of the root are on level 0."""
+        return self._tuple("level_N")
+
+    @cached_property
+    def node_E(self) -> tuple[int, ...]:
+        """Node number of every expert, ascending."""
+        return self._tuple("node_E")
 
     @cached_property
     def num_below_N(self) -> tuple[int, ...]:
         """Number of experts at or below every node."""
-        count = [0] * self.num_nodes
-        for node, _ in self.below:
-            count[node] += 1
-        return tuple(count)
+        return self._tuple("num_below_N")
 
     @cached_property
     def share_N(self) -> tuple[float, ...]:
         """The even load of a node among its siblings: its share of the experts below its parent."""
-        below = self.num_below_N
-        whole = [self.num_experts if p == ROOT else below[p] for p in self.parent_N]
-        return tuple(n / w for n, w in zip(below, whole, strict=True))
+        return tuple(_share_N(self).tolist())
 
     @cached_property
     def below(self) -> tuple[tuple[int, int], ...]:
         """All pairs (node, expert at or below it)."""
-        pairs = []
-        for expert, node in enumerate(self.node_E):
-            while node != ROOT:
-                pairs.append((node, expert))
-                node = self.parent_N[node]
-        return tuple(pairs)
+        return tuple(zip(self._tuple("below_node"), self._tuple("below_expert"), strict=True))
+
+    @cached_property
+    def inner_levels(self) -> tuple[tuple[int, ...], ...]:
+        """For each level the numbers of its nodes that have children (none on the last level)."""
+        inner = ~self.index("is_expert_N", torch.device("cpu"))
+        return tuple(
+            tuple((inner[s].nonzero().flatten() + s.start).tolist()) for s in self.level_slices
+        )
 
     def cut(self, level: int) -> tuple[int, ...]:
         """The nodes of a level together with the experts above it: a partition of all experts."""
-        above = [n for n in self.node_E if self.level_N[n] < level]
         here = self.level_slices[level]
-        return (*above, *range(here.start, here.stop))
+        above = self.index("is_expert_N", torch.device("cpu"))[: here.start].nonzero().flatten()
+        return (*above.tolist(), *range(here.start, here.stop))
 
     def index(self, name: str, device: torch.device) -> Tensor:
         """A table of the tree as a tensor on `device`, made once: see `_TABLES` for the names."""
@@ -196,81 +202,114 @@ class Tree:
             self._tensors[key] = table.to(device)
         return self._tensors[key]
 
+    def _tuple(self, name: str) -> tuple[int, ...]:
+        return tuple(self.index(name, torch.device("cpu")).tolist())
+
     @cached_property
     def _tensors(self) -> dict[tuple[str, torch.device], Tensor]:
         return {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: self.__dict__[k] for k in ("text", "path_N", "parent_N", "level_N")}
+        return {k: self.__dict__[k] for k in ("text", "runs", "name_of")}
 
     def __str__(self) -> str:
         return self.text
 
 
+# Tables of all nodes, as tensors: for the layer.
+
+
+def _num_children_N(tree: Tree) -> Tensor:
+    runs = torch.tensor([run for runs in tree.runs for run in runs])
+    return runs[:, 1].repeat_interleave(runs[:, 0])
+
+
+def _parent_N(tree: Tree) -> Tensor:
+    roots = torch.full((tree.level_slices[0].stop,), ROOT)
+    nodes = torch.arange(tree.num_nodes)
+    return torch.cat([roots, nodes.repeat_interleave(_num_children_N(tree))])
+
+
+def _level_N(tree: Tree) -> Tensor:
+    sizes = torch.tensor([s.stop - s.start for s in tree.level_slices])
+    return torch.arange(tree.num_levels).repeat_interleave(sizes)
+
+
+def _size_G(tree: Tree) -> Tensor:
+    """Nodes in each sibling group. Group 0 has the children of the root, then follow the units."""
+    children = _num_children_N(tree)
+    return torch.cat([torch.tensor([tree.level_slices[0].stop]), children[children > 0]])
+
+
+def _group_below_N(tree: Tree) -> Tensor:
+    """The sibling group that the children of each node are; -1 for an expert."""
+    is_unit = _num_children_N(tree) > 0
+    return torch.where(is_unit, is_unit.cumsum(0), -1)
+
+
+def _start_G(tree: Tree) -> Tensor:
+    """First node of each sibling group."""
+    size = _size_G(tree)
+    return size.cumsum(0) - size
+
+
+def _group_N(tree: Tree) -> Tensor:
+    """The sibling group that each node is in."""
+    size = _size_G(tree)
+    return torch.arange(len(size)).repeat_interleave(size)
+
+
+def _num_below_N(tree: Tree) -> Tensor:
+    parent = _parent_N(tree)
+    below: Tensor = (_num_children_N(tree) == 0).long()
+    for here in reversed(tree.level_slices[1:]):
+        below.index_add_(0, parent[here], below[here].clone())
+    return below
+
+
+def _below(tree: Tree) -> tuple[Tensor, Tensor]:
+    """All pairs of a node and an expert at or below it, as two tensors."""
+    parent, node = _parent_N(tree), tree.index("node_E", torch.device("cpu"))
+    expert = torch.arange(tree.num_experts)
+    pairs = []
+    while len(node):
+        pairs.append((node, expert))
+        above = parent[node]
+        node, expert = above[above != ROOT], expert[above != ROOT]
+    nodes, experts = zip(*pairs, strict=True)
+    return torch.cat(nodes), torch.cat(experts)
+
+
+def _share_N(tree: Tree) -> Tensor:
+    below, parent = _num_below_N(tree), _parent_N(tree)
+    whole = torch.where(parent == ROOT, tree.num_experts, below[parent.clamp(min=0)])
+    return below.double() / whole
+
+
+def _leaves_first_N(tree: Tree) -> Tensor:
+    """Per level, where its nodes lie when its experts are listed before its inner nodes."""
+    expert = _num_children_N(tree) == 0
+    places = []
+    for here in tree.level_slices:
+        leaf = expert[here]
+        inner_place = leaf.sum() + (~leaf).cumsum(0) - 1
+        places.append(torch.where(leaf, leaf.cumsum(0) - 1, inner_place))
+    return torch.cat(places)
+
+
 _TABLES: dict[str, Callable[[Tree], Tensor]] = {
-    "leaves_first_N": lambda tree: torch.tensor(tree.leaves_first_N),
-    "is_expert_N": lambda tree: (
-        torch.zeros(tree.num_nodes).bool().index_fill(0, torch.tensor(tree.node_E), True)
-    ),
-    "node_E": lambda tree: torch.tensor(tree.node_E),
-    "level_N": lambda tree: torch.tensor(tree.level_N),
-    "parent_N": lambda tree: torch.tensor(tree.parent_N),
-    "share_N": lambda tree: torch.tensor(tree.share_N),
-    "num_below_N": lambda tree: torch.tensor(tree.num_below_N),
-    "below_node": lambda tree: torch.tensor([node for node, _ in tree.below]),
-    "below_expert": lambda tree: torch.tensor([expert for _, expert in tree.below]),
+    "size_G": _size_G,
+    "start_G": _start_G,
+    "group_N": _group_N,
+    "group_below_N": _group_below_N,
+    "parent_N": _parent_N,
+    "level_N": _level_N,
+    "num_below_N": _num_below_N,
+    "share_N": lambda tree: _share_N(tree).float(),
+    "below_node": lambda tree: _below(tree)[0],
+    "below_expert": lambda tree: _below(tree)[1],
+    "leaves_first_N": _leaves_first_N,
+    "is_expert_N": lambda tree: _num_children_N(tree) == 0,
+    "node_E": lambda tree: (_num_children_N(tree) == 0).nonzero().flatten(),
+    "expert_N": lambda tree: (_num_children_N(tree) == 0).cumsum(0) - 1,  # meaningless for units
 }
-
-
-def _children(unit: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Yield (name, specification of the child or None for an expert) of one unit."""
-    where = f"tree.spec.{path}" if path else "tree.spec"
-    if isinstance(unit, Mapping):
-        children = [(name, _named(child, f"{where}.{name}")) for name, child in unit.items()]
-        for name, _ in children:
-            if not isinstance(name, str) or not _NAME.fullmatch(name):
-                hint = re.sub(r"[^a-z0-9_]+", "_", str(name).lower())
-                raise ConfigError(
-                    f"{where} has a unit named {name!r}: names are made of a-z, 0-9 and _. "
-                    f"Did you mean '{hint}'?"
-                )
-    else:
-        sizes = [unit] if isinstance(unit, int) and not isinstance(unit, bool) else list(unit)
-        for i, size in enumerate(sizes):
-            _check_size(size, f"{where}[{i}]" if not isinstance(unit, int) else where)
-        rest = sizes[1:] or None
-        children = [(str(i), rest) for i in range(sizes[0])] if sizes else []
-    if not children:
-        raise ConfigError(f"{where} is empty: a unit needs at least two children.")
-    if len(children) == 1:
-        raise ConfigError(
-            f"{where} has one child: a gate with one choice decides nothing. Give the unit at "
-            "least two children, or (among named units) write 1 for a single expert."
-        )
-    yield from children
-
-
-def _named(child: Any, where: str) -> Any:
-    """The specification of a named unit, None for a single expert."""
-    if isinstance(child, Mapping) or (isinstance(child, Sequence) and not isinstance(child, str)):
-        return child
-    _check_size(child, where)
-    return None if child == 1 else child
-
-
-def _check_size(size: Any, where: str) -> None:
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise ConfigError(f"{where} = {size!r}: a size is a whole number of at least 1.")
-
-
-def _text(spec: Any) -> str:
-    if isinstance(spec, Mapping):
-        return json.dumps(_plain(spec))
-    return "x".join(str(size) for size in spec)
-
-
-def _plain(unit: Any) -> Any:
-    """Mappings and sequences of any library as dict and list, for JSON."""
-    if isinstance(unit, Mapping):
-        return {str(name): _plain(child) for name, child in unit.items()}
-    return list(unit) if isinstance(unit, Sequence) else unit

@@ -3,10 +3,10 @@
 A model on the meta device will do, so costs are known before any memory is taken.
 
 Conventions: an active parameter is one that a token may meet, so all parameters count but those of
-the experts that were not chosen. A multiply-add is 2 FLOPs; norms, softmax and activations are left
-out; attention is counted without the saving of the causal mask. Training takes 3 times the forward
-FLOPs (one forward, two products in the backward). A token meets every expert of a `SoftMoE`, since
-every slot reads some of it.
+the experts that were not chosen, and of the nodes that a lazy descent does not look at. A
+multiply-add is 2 FLOPs; norms, softmax and activations are left out; attention is counted without
+the saving of the causal mask. Training takes 3 times the forward FLOPs (one forward, two products
+in the backward). A token meets every expert of a `SoftMoE`, since every slot reads some of it.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from hmoe.layer import HMoE, SoftMoE
+from hmoe.layer import HMoE, LazyHMoE, SoftMoE
 from hmoe.layer.scorers import Hash
 from hmoe.models.dense import Dense
 from hmoe.models.mixture import Mixture
@@ -57,6 +57,10 @@ def cost(model: nn.Module) -> Cost:
         idle += _count(layer.experts) * (1 - min(rows / num_experts, 1))
         gate_params += _count(layer.gate)
         flops += 2 * _count_matrices(layer.gate, 2)
+        if isinstance(layer, LazyHMoE):
+            skipped, unmet = layer.saving()
+            flops -= 2 * skipped
+            idle += unmet
         flops += 2 * _count_matrices(layer.experts, 3) * rows / num_experts
         if layer.shared.experts is not None:
             reached = shared_per_token(layer) / len(layer.shared.unit_M)

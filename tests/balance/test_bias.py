@@ -10,7 +10,7 @@ import torch
 
 from hmoe.balance import BiasController
 from hmoe.errors import ConfigError
-from hmoe.layer import HMoE, Shared, Tree
+from hmoe.layer import HMoE, LazyHMoE, Shared, Tree
 from hmoe.layer.tree_ops import at_experts, path_product, sum_below
 from hmoe.metrics import load_statistics
 from tests.cases import DIM, EXPERTS, TREES, down, layer_of, make_layer
@@ -146,6 +146,9 @@ def test_biases_of_experts_need_units_that_feel_them(tree_name: str) -> None:
         layer = make_layer(tree_name, "top_2", gate)
         experts_only().attach(layer)
         assert layer.bias_N.tolist() == [0.0] * layer.tree.num_nodes
+    parts = layer_of(tree=Tree.from_spec(TREES[tree_name])).keywords
+    with pytest.raises(ConfigError, match=message):
+        experts_only().attach(LazyHMoE(**parts, dim=DIM))
     experts_only().attach(make_layer("flat", "top_2", "top_down"))
 
 

@@ -206,7 +206,7 @@ def test_gradients_reach_scores_and_noise_and_are_finite(k: int | None, tree: Tr
     layer = noisy_layer(tree, down(k))
     _, routing = layer(torch.randn(30, DIM))
     sum(load_cv2(routing).values()).backward()
-    for parameter in (layer.gate.scorers[0].weight_MD, layer.gate.noise_ND):
+    for parameter in (layer.gate.scorers[0].weight_MD, layer.gate.noise_MD):
         assert torch.isfinite(parameter.grad).all()
         assert (parameter.grad.abs().max() > 0) == (k is not None)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hmoe.errors import ConfigError
-from hmoe.layer import Mlp, SwiGlu
+from hmoe.layer import Mlp, Neurons, SwiGlu
 
 BANKS = {"mlp": partial(Mlp, activation="gelu"), "swiglu": SwiGlu}
 
@@ -56,6 +56,30 @@ def test_autocast_reaches_the_experts(name: str, implementation: str) -> None:
         y = bank(x, torch.tensor([1, 3]))
     assert y.dtype == torch.bfloat16
     assert torch.allclose(y.float(), exact, atol=0.1, rtol=0.05)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("loads", [[3, 5, 0, 8], [0, 0, 16, 0], [0, 0, 0, 0]])
+def test_neurons_are_networks_of_one_hidden_unit(loads: list[int], autocast: bool) -> None:
+    neurons = Neurons(num_experts=4, dim=16)
+    twin = Mlp(num_experts=4, dim=16, hidden_dim=1, activation="gelu", implementation="loop")
+    twin.load_state_dict(neurons.state_dict())
+    results = []
+    for bank in (neurons, twin):
+        torch.manual_seed(1)
+        x = torch.randn(sum(loads), 16, requires_grad=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            y = bank(x, torch.tensor(loads))
+        (y.float() * torch.arange(16.0)).sum().backward()
+        results.append([y.detach(), x.grad, *(p.grad for p in bank.parameters())])
+    for one, other in zip(*results, strict=True):
+        assert one.dtype == other.dtype
+        assert (one - other).norm() <= (0.02 if autocast else 1e-6) * other.norm()
+
+
+def test_neurons_without_a_width() -> None:
+    with pytest.raises(ConfigError, match=r"dim = 0: a width is at least 1"):
+        Neurons(num_experts=4, dim=0)
 
 
 @pytest.mark.parametrize(

@@ -38,15 +38,13 @@ NOISY = {
     "learned": top_down(noise="learned"),
     "gumbel": top_down(noise="gumbel"),
     "learned_above_gumbel": top_down(noise=["learned", "gumbel"]),
-    "tied": tied(noise="gumbel"),
+    "tied_gumbel": tied(noise="gumbel"),
     "tied_learned": tied(noise="learned"),
-    "bottom_up": bottom_up(noise="gumbel"),
-    "heads": heads(gate=top_down(noise="learned")),
+    "bottom_up_gumbel": bottom_up(noise="gumbel"),
+    "learned_heads": heads(gate=top_down(noise="learned")),
     "hiding_heads": heads(gate=top_down(noise="learned"), visible=[["0", "1", "2"], ["0", "2"]]),
 }
-ALL_GATES = (
-    GATES | NOISY | {"tied_plain": tied(), "levels": top_down(score=["linear", "mlp"], width=4)}
-)
+ALL_GATES = GATES | NOISY | {"tied": tied(), "levels": top_down(score=["linear", "mlp"], width=4)}
 # What a head may not use it need not learn.
 LEARNING = [name for name in ALL_GATES if name not in ("random", "hash", "hiding_heads")]
 # Even weights are for gates that do not learn.
@@ -148,6 +146,8 @@ def test_every_weight_learns(gate: str, selection: str) -> None:
     layer = grid_layer(gate=ALL_GATES[gate], selection=SELECTIONS[selection])
     before = {name: p.detach().clone() for name, p in layer.named_parameters()}
     assert any(name.startswith("gate.") for name in before)
+    for module in layer.modules():
+        assert not any(torch.is_tensor(held) for held in vars(module).values()), module
     optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)
     y_TD, _ = layer(torch.randn(256, DIM))
     (y_TD * torch.randn_like(y_TD)).sum().backward()
@@ -157,6 +157,23 @@ def test_every_weight_learns(gate: str, selection: str) -> None:
         assert moved.any(), name
         if selection == "soft":
             assert moved.flatten(1 if moved.ndim > 1 else 0).any(-1).all(), name
+
+
+@pytest.mark.parametrize(
+    ("gate", "rows"),
+    [
+        ("top_down", 15),
+        ("learned", 15 + 15),
+        ("learned_above_gumbel", 15 + 3),
+        ("bottom_up", 12),
+        ("tied", 3 + 4),
+        ("heads", 2 * 15),
+    ],
+)
+def test_a_gate_has_weights_for_its_nodes(gate: str, rows: int) -> None:
+    """Three departments of four experts: 15 nodes, and rows of DIM weights for each."""
+    module = ALL_GATES[gate](tree=Tree.from_spec(TREES["grid"]), dim=DIM)
+    assert sum(p.numel() for p in module.parameters() if p.ndim == 2) == rows * DIM
 
 
 # Memory that grows with the square of the number of leaves in soft training: fast feedforward.

@@ -8,7 +8,8 @@ import torch
 
 from hmoe.errors import ConfigError
 from hmoe.layer import Tree
-from hmoe.layer.tree import Block
+from hmoe.layer.tree import Block, Run
+from hmoe.layer.tree_ops import sum_below
 
 RAGGED = {"sales": {"emea": 2, "us": 3}, "support": 2, "legal": 1}
 
@@ -66,6 +67,43 @@ def test_text_is_the_specification_in_short(spec: object, text: str) -> None:
     assert str(Tree.from_spec(spec)) == text
 
 
+def test_sibling_groups_by_hand() -> None:
+    tree = Tree.from_spec(RAGGED)
+
+    def table(name: str) -> list[int]:
+        return tree.index(name, torch.device("cpu")).tolist()
+
+    # sales, support, legal | emea, us, two in support | two in emea, three in us.
+    assert table("size_G") == [3, 2, 2, 2, 3]
+    assert table("start_G") == [0, 3, 5, 7, 9]
+    assert table("group_N") == [0, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 4]
+    assert table("group_below_N") == [1, 2, -1, 3, 4, *[-1] * 7]
+    assert [table("expert_N")[n] for n in tree.node_E] == list(range(8))
+    assert tree.runs == (
+        (Run(1, 2), Run(1, 2), Run(1, 0)),
+        (Run(1, 2), Run(1, 3), Run(2, 0)),
+        (Run(2, 0), Run(3, 0)),
+    )
+
+
+def test_a_million_experts() -> None:
+    tree = Tree.from_spec([16] * 5)
+    assert tree.runs[3] == (Run(16**4, 16),)
+    assert len(pickle.dumps(tree)) < 1000
+    assert (tree.num_experts, tree.num_nodes) == (16**5, (16**6 - 16) // 15)
+    cpu = torch.device("cpu")
+    # Teams of experts come last; the last expert's managers are the last of their levels.
+    assert tree.index("start_G", cpu)[-(16**4)] == tree.level_slices[4].start
+    node, managers = tree.num_nodes - 1, 0
+    while (node := int(tree.index("parent_N", cpu)[node])) != -1:
+        managers += 1
+        assert node == tree.level_slices[4 - managers].stop - 1
+    assert managers == 4
+    load_N = sum_below(torch.arange(tree.num_experts), tree)
+    assert load_N[tree.level_slices[3]][1] == sum(range(16, 32))
+    assert load_N[:16].sum() == tree.num_experts * (tree.num_experts - 1) // 2
+
+
 def test_copies_and_pickles_leave_tables_behind() -> None:
     tree = Tree.from_spec(RAGGED)
     tree.index("node_E", torch.device("cpu"))
@@ -82,7 +120,7 @@ def test_copies_and_pickles_leave_tables_behind() -> None:
         ({"a": {}, "b": 2}, r"tree\.spec\.a is empty"),
         ({"a": [], "b": 2}, r"tree\.spec\.a is empty"),
         ([1], r"tree\.spec has one child"),
-        ([4, 1], r"has one child"),
+        ([4, 1], r"tree\.spec\.0 has one child"),
         ({"a": {"b": 3}, "c": 2}, r"tree\.spec\.a has one child"),
         ([4, 0], r"tree\.spec\[1\] = 0: a size is a whole number of at least 1"),
         ([-4], r"tree\.spec\[0\] = -4"),

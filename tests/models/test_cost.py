@@ -11,7 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from hmoe.layer import (
     ByUnit,
     HMoE,
+    LazyHMoE,
     Mlp,
+    Neurons,
     Selection,
     Shared,
     SwiGlu,
@@ -74,6 +76,37 @@ def test_a_small_mixture_by_hand(gate, gate_params: int, gate_flops: int) -> Non
         num_mixtures=2,
         experts_per_token=1.0,
     )
+
+
+def test_a_lazy_gate_costs_what_it_looks_at() -> None:
+    ffn = partial(
+        LazyHMoE,
+        **layer_of(
+            tree=Tree.from_spec([4, 3, 2]),
+            selection=best(2, beam=[2, 1]),
+            experts=partial(Mlp, hidden_dim=16, activation="gelu", implementation="loop"),
+        ).keywords,
+    )
+    model = ResidualMlp(in_dim=5, out_dim=3, dim=8, depth=1, ffn=ffn)
+    expert, rest = 2 * 8 * 16, (5 * 8 + 8) + 8 + 8 + (8 * 3 + 3)
+    # The search looks at 4 nodes, at 3 below each of 2, at 2 below 1. Both experts that are chosen
+    # share their path, so the weights need a second look at 4 + 3 + 2.
+    searched, again, nodes = 4 + 2 * 3 + 2, 4 + 3 + 2, 4 + 12 + 24
+    assert cost(model) == Cost(
+        params=rest + nodes * 9 + 24 * expert,
+        active_params=rest + searched * 9 + 2 * expert,
+        gate_params=nodes * 9,
+        flops_per_token=2 * 5 * 8 + 2 * ((searched + again) * 8 + 2 * expert) + 2 * 8 * 3,
+        num_mixtures=1,
+        experts_per_token=2.0,
+    )
+
+
+def test_a_lazy_tied_gate_costs_all_of_its_few_scores() -> None:
+    parts = {"tree": Tree.from_spec([4, 4]), "gate": tied(), "selection": best(2, beam=2)}
+    lazy = partial(LazyHMoE, **layer_of(**parts).keywords)
+    make = partial(ResidualMlp, in_dim=5, out_dim=3, dim=8, depth=1)
+    assert cost(make(ffn=lazy)) == cost(make(ffn=layer_of(**parts)))
 
 
 def test_a_small_transformer_by_hand() -> None:
@@ -164,11 +197,13 @@ def test_shared_experts_and_units_of_their_own_by_hand() -> None:
     assert found.flops_per_token == 2 * (5 * 8 + 6 * 8 + met + 8 * 3)
 
 
+# Torch counts matrix products; neurons multiply by element.
+COUNTED = [name for name in EXPERTS if name != "neurons"]
 FLOPS = [
     *((tree, selection, "top_down", "mlp") for tree, selection in CASES),
     *((tree, "top_2", gate, "mlp") for tree in ("grid", "ragged") for gate in GATES),
-    *((tree, "top_2", "top_down", experts) for tree in ("flat", "ragged") for experts in EXPERTS),
-    *((None, None, "", experts) for experts in EXPERTS),
+    *((tree, "top_2", "top_down", experts) for tree in ("flat", "ragged") for experts in COUNTED),
+    *((None, None, "", experts) for experts in COUNTED),
 ]
 
 
@@ -196,6 +231,17 @@ def test_flops_are_those_torch_counts_on_the_slow_twin(
         one_expert = sum(p[0].numel() for p in layer.experts.parameters() if p.ndim == 3)
         expected += 2 * surprise * one_expert
     assert counter.get_total_flops() == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("tree", ["ragged", None])
+def test_neurons_cost_what_networks_of_one_hidden_unit_cost(model: str, tree: str | None) -> None:
+    costs = []
+    for bank in (Neurons, partial(Mlp, hidden_dim=1, activation="gelu", implementation="loop")):
+        parts = {"tree": Tree.from_spec(TREES["ragged"]), "experts": bank}
+        ffn = layer_of(**parts) if tree else partial(Dense, experts=bank)
+        costs.append(cost(MODELS[model](ffn=ffn)))
+    assert costs[0] == costs[1]
 
 
 @pytest.mark.parametrize("model", MODELS)

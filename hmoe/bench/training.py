@@ -1,4 +1,4 @@
-"""Benchmarks: ratios of things measured side by side in one run, never single times.
+"""Training through hmoe against a bare loop: ratios of things measured side by side in one run.
 
 Machines are shared and drift, so the two sides take turns (A B A B ...) and the ratio of each pair
 is what counts; the median is quoted, with the extremes beside it.
@@ -45,7 +45,7 @@ class Ratio:
         return [bare / hmoe for hmoe, bare in zip(self.hmoe_s, self.bare_s, strict=True)]
 
 
-def run_bench(*, rounds: int, out: Path, overrides: Sequence[str], command: str) -> Path:
+def bench_training(*, rounds: int, out: Path, overrides: Sequence[str], command: str) -> Path:
     """Training steps per second through hmoe against a bare torch loop over the same model.
 
     Prints a table, writes `train.json` into `out` and returns its path.
