@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from hmoe.errors import ConfigError
-from hmoe.layer import BottomUp, HMoE, Mlp, Shared, Tree, expert_choice, soft
+from hmoe.layer import BottomUp, HMoE, LazyHMoE, Mlp, Shared, Tree, expert_choice, soft
 from hmoe.layer.moving import drop, regroup, reinitialise, split_expert
 from hmoe.layer.outline import FRESH
 from tests.cases import (
@@ -407,6 +407,25 @@ def test_unequal_experts_and_shared_ones_move_along(experts: str) -> None:
         layer.zero_grad()
         new, move = split_expert(layer, path, into=into, noise=0.0)
         same_function(layer, new, move)
+
+
+def test_a_lazy_layer_moves_as_its_slow_twin() -> None:
+    dense = make([2, 4], selection=best(2, beam=1), experts=EXPERTS["neurons"])
+    lazy = LazyHMoE(
+        **layer_of(tree=dense.tree, selection=dense.selection, experts=EXPERTS["neurons"]).keywords,
+        dim=DIM,
+    )
+    lazy.load_state_dict(dense.state_dict())
+    for step in (
+        partial(split_expert, path="1.2", into="siblings", noise=0.0),
+        partial(drop, path="0.1"),
+    ):
+        (one, _), (other, _) = step(dense), step(lazy)
+        assert isinstance(other, LazyHMoE)
+        torch.testing.assert_close(other(inputs())[0], one(inputs())[0])
+    flat = LazyHMoE(**layer_of(tree=Tree.from_spec([8])).keywords, dim=DIM)
+    with pytest.raises(ConfigError, match="lazy descent needs gate=top_down"):
+        regroup(flat, dense.tree)
 
 
 def test_shared_experts_go_with_their_unit() -> None:
