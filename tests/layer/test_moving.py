@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from hmoe.errors import ConfigError
-from hmoe.layer import BottomUp, HMoE, Mlp, Shared, Tree, expert_choice, soft
+from hmoe.layer import BottomUp, HMoE, LazyHMoE, Mlp, Shared, Tree, expert_choice, soft
 from hmoe.layer.moving import drop, regroup, reinitialise, split_expert
 from hmoe.layer.outline import FRESH
 from tests.cases import (
@@ -184,6 +184,41 @@ def test_an_order_says_which_old_expert_a_new_one_is() -> None:
     _, routing = new(torch.zeros(1, DIM))
     torch.testing.assert_close(routing.reach_TN[0, :2].detach(), torch.tensor([0.4, 0.6]))
     assert move.origins[new.gate.scorer.bias_M].row_M.tolist() == [3, 0, 2, 1]
+
+
+def test_learnt_noise_stays_with_its_nodes_by_hand() -> None:
+    layer = make({"a": 1, "b": {"c": 1, "d": 1}}, gate=top_down(noise=["none", "learned"]))
+    assert layer.gate.learned_M.tolist() == [2, 3]
+    # A third level has the noise of the second: b.c, b.d, b.c.0, b.c.1.
+    new, move = split_expert(layer, "b.c", into="unit", noise=0.0)
+    assert new.gate.learned_M.tolist() == [2, 3, 4, 5]
+    assert move.origins[new.gate.noise_MD].row_M.tolist() == [0, 1, FRESH, FRESH]
+    # a.0, a.1, b.c, b.d.
+    new, move = split_expert(layer, "a", into="unit", noise=0.0)
+    assert move.origins[new.gate.noise_MD].row_M.tolist() == [FRESH, FRESH, 0, 1]
+    new, move = drop(layer, "b.d")
+    assert new.gate.noise_MD is None
+    assert move.dropped == (layer.gate.noise_MD,)
+    assert new(inputs())[0].shape == (12, DIM)
+    new, move = drop(layer, "a")
+    assert new.gate.noise_L == ["learned"]
+    assert move.origins[new.gate.noise_MD].row_M.tolist() == [0, 1]
+
+
+def test_levels_that_move_up_as_one_keep_their_options_by_hand() -> None:
+    layer = make({"a": 1, "b": {"c": 1, "d": 1}}, gate=top_down(temperature=[1.0, 2.0]))
+    with_probs(layer, [0.25, 0.75, 0.1, 0.9])
+    new, _ = drop(layer, "a")
+    # Scores halved are odds under a root: sqrt 0.1 to sqrt 0.9 is 1 to 3.
+    torch.testing.assert_close(weights(new), torch.tensor([0.25, 0.75]))
+
+
+def test_heads_go_on_seeing_what_they_saw_by_hand() -> None:
+    gate = heads(visible=[["a"], ["x", "b"]])
+    layer = make({"x": 1, "a": 2, "b": 2}, gate=gate)
+    assert layer.gate.hidden_H == [[0, 2], [1]]
+    assert drop(layer, "x")[0].gate.hidden_H == [[1], [0]]
+    assert split_expert(layer, "x", into="siblings", noise=0.0)[0].gate.hidden_H == [[0, 2, 3], [1]]
 
 
 @pytest.mark.parametrize("spec", [*TREES.values(), [2, 3], {"a": [2, 3], "b": 2, "c": 1}])
@@ -372,6 +407,25 @@ def test_unequal_experts_and_shared_ones_move_along(experts: str) -> None:
         layer.zero_grad()
         new, move = split_expert(layer, path, into=into, noise=0.0)
         same_function(layer, new, move)
+
+
+def test_a_lazy_layer_moves_as_its_slow_twin() -> None:
+    dense = make([2, 4], selection=best(2, beam=1), experts=EXPERTS["neurons"])
+    lazy = LazyHMoE(
+        **layer_of(tree=dense.tree, selection=dense.selection, experts=EXPERTS["neurons"]).keywords,
+        dim=DIM,
+    )
+    lazy.load_state_dict(dense.state_dict())
+    for step in (
+        partial(split_expert, path="1.2", into="siblings", noise=0.0),
+        partial(drop, path="0.1"),
+    ):
+        (one, _), (other, _) = step(dense), step(lazy)
+        assert isinstance(other, LazyHMoE)
+        torch.testing.assert_close(other(inputs())[0], one(inputs())[0])
+    flat = LazyHMoE(**layer_of(tree=Tree.from_spec([8])).keywords, dim=DIM)
+    with pytest.raises(ConfigError, match="lazy descent needs gate=top_down"):
+        regroup(flat, dense.tree)
 
 
 def test_shared_experts_go_with_their_unit() -> None:
