@@ -20,19 +20,26 @@ def build(*overrides: str, dim: int, hidden_dim: int | None = None) -> "HMoE":
         hidden_dim: hidden width of an expert; the experts' own setting unless given.
 
     Returns:
-        A module that maps (..., D) to (..., D) and the routing of its tokens. If the choices
-        include a bias controller the layer has room for the bias.
+        A module that maps (..., D) to (..., D) and the routing of its tokens (None for
+        `system=soft_moe`, which routes nothing). If the choices include a bias controller the layer
+        has room for the bias.
 
     Raises:
-        ConfigError: choices that are unknown or do not go together.
+        ConfigError: choices that are unknown or do not go together, or that are a whole model.
     """
     # Imported here, so that `hmoe --help` does not wait for torch.
     from hmoe.config import build as make
     from hmoe.config import check, compose
+    from hmoe.errors import ConfigError
 
     width = [] if hidden_dim is None else [f"experts.hidden_dim={hidden_dim}"]
     cfg = compose([*overrides, *width])
     check(cfg)
+    if "ffn" not in cfg.model:
+        raise ConfigError(
+            f"{' '.join(overrides)}: chooses a whole model, {cfg.model._target_}, which has no "
+            "layer to build. Use it by `hmoe train`, or another system."
+        )
     layer: HMoE = make(cfg.model.ffn)(dim=dim)
     make(cfg.balance).attach(layer)
     return layer

@@ -2,11 +2,17 @@
 
 import re
 import shlex
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
+import hmoe
+from hmoe.balance import switch_loss
 from hmoe.config import compose, options
+from hmoe.layer import Tree, move_optimizer, regroup
+from hmoe.models import ResidualMlp
 from hmoe.study import load_sweep
 from hmoe.training import assemble
 
@@ -33,6 +39,24 @@ def test_the_commands_were_found() -> None:
 
 def test_the_table_of_systems_is_complete() -> None:
     assert sorted(SYSTEMS) == options("system")
+
+
+def test_the_lines_for_other_models_run() -> None:
+    lines = re.findall(r"^    ((?:layer|y|loss)\b.* = .+)$", README, flags=re.MULTILINE)
+    names = {"hmoe": hmoe, "switch_loss": switch_loss, "task_loss": torch.Tensor.sum}
+    exec("\n".join(lines[:3]), names | {"x": torch.randn(2, 3, 512)}, found := {})
+    assert found["y"].shape == (2, 3, 512)
+    assert found["loss"].requires_grad
+
+
+def test_the_lines_that_move_a_tree_run() -> None:
+    start = README.index("    layer, move = regroup")
+    lines = [line.strip() for line in README[start:].splitlines()[:3]]
+    ffn = partial(hmoe.build, "tree=flat", hidden_dim=8)
+    model = ResidualMlp(in_dim=5, out_dim=3, dim=8, depth=1, ffn=ffn)
+    names = {"model": model, "optimizer": torch.optim.AdamW(model.parameters()), "Tree": Tree}
+    exec("\n".join(lines), names | {"regroup": regroup, "move_optimizer": move_optimizer})
+    assert str(model.ffns[0].tree) == "4x4"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

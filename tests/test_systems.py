@@ -169,6 +169,8 @@ def test_build_stacks_the_answers_of_tasks() -> None:
 
 
 def test_build_tells_mistakes_as_the_command_line_does() -> None:
+    with pytest.raises(ConfigError, match="system=jacobs_1991: chooses a whole model"):
+        build("system=jacobs_1991", dim=16)
     with pytest.raises(ConfigError, match=r"Did you mean 'tree\.spec'"):
         build("tree.speck=[8]", dim=16)
     with pytest.raises(ConfigError, match="multiple of 8"):
