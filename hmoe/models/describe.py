@@ -9,6 +9,8 @@ from hmoe.models.mixture import Mixture
 
 # A unit with more experts than this is drawn as its first few and a count.
 _MOST_EXPERTS = 8
+# Of a tree with more nodes only the first path down is drawn.
+_MOST_NODES = 1000
 
 
 def description(model: nn.Module) -> str:
@@ -30,30 +32,36 @@ def description(model: nn.Module) -> str:
 
 
 def draw(tree: Tree) -> str:
-    """The organisation as an ASCII tree, one node a line."""
+    """The organisation as an ASCII tree, one node a line; of a large one the first path down."""
     children: dict[int, list[int]] = {ROOT: []}
     for node, parent in enumerate(tree.parent_N):
         children.setdefault(parent, []).append(node)
-    lines = [f"company ({tree.num_experts} experts, {_counted(tree.num_levels, 'level')})"]
+    lines = [f"company ({tree.num_experts:,} experts, {_counted(tree.num_levels, 'level')})"]
 
     def below(node: int, indent: str) -> None:
         own = children[node]
-        experts = [n for n in own if n not in children]
-        hidden = set(experts[_MOST_EXPERTS:])
+        if tree.num_nodes > _MOST_NODES:
+            hidden = set(own[1:])
+        else:
+            hidden = set([n for n in own if n not in children][_MOST_EXPERTS:])
         shown = [n for n in own if n not in hidden]
         for child in shown:
             last = child == shown[-1] and not hidden
             name = tree.path_N[child].rpartition(".")[2]
-            unit = f" ({tree.num_below_N[child]} experts)" if child in children else ""
+            unit = f" ({tree.num_below_N[child]:,} experts)" if child in children else ""
             lines.append(f"{indent}{'`' if last else '|'}-- {name}{unit}")
             if child in children:
                 below(child, indent + ("    " if last else "|   "))
         if hidden:
-            lines.append(f"{indent}`-- ... {_counted(len(hidden), 'more expert')}")
+            units = len(hidden & children.keys())
+            more = f"{units:,} more units of " if units else ""
+            num_experts = sum(tree.num_below_N[n] for n in hidden)
+            noun = "expert" if units else "more expert"
+            lines.append(f"{indent}`-- ... {more}{_counted(num_experts, noun)}")
 
     below(ROOT, "")
     return "\n".join(lines)
 
 
 def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

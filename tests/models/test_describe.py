@@ -109,6 +109,20 @@ def test_every_node_of_a_small_tree_has_one_line(spec: object) -> None:
     assert all(line.isascii() for line in lines)
 
 
+def test_of_a_large_tree_the_first_path_is_drawn() -> None:
+    drawn = draw(Tree.from_spec([16, 16, 16]))
+    expected = """
+        company (4,096 experts, 3 levels)
+        |-- 0 (256 experts)
+        |   |-- 0 (16 experts)
+        |   |   |-- 0
+        |   |   `-- ... 15 more experts
+        |   `-- ... 15 more units of 240 experts
+        `-- ... 15 more units of 3,840 experts
+        """
+    assert drawn == dedent(expected).strip()
+
+
 def test_a_description_is_the_drawing_and_the_costs() -> None:
     ffn = layer_of(
         tree=Tree.from_spec([2]),
