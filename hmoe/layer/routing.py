@@ -7,7 +7,7 @@ between tokens), expert choice (R = E C), dropped tokens (a missing row) and the
 Letters: T tokens, R rows, K experts per token, N nodes, E experts.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -30,6 +30,7 @@ class Routing:
         weight_R: factor of the row in the token's sum; differentiable.
         num_sequences: the tokens are those of this many sequences of equal length, one after the
             other; None for tokens that form no sequences.
+        asked: the rows before a capacity took some of them away; None where nothing did.
     """
 
     scores: Scores | Unscored
@@ -37,6 +38,7 @@ class Routing:
     expert_R: Tensor
     weight_R: Tensor
     num_sequences: int | None = None
+    asked: "Routing | None" = None
 
     @classmethod
     def from_choice(
@@ -65,6 +67,13 @@ class Routing:
     @property
     def num_tokens(self) -> int:
         return self.scores.num_tokens
+
+    @cached_property
+    def before_drops(self) -> "Routing":
+        """What was asked for: balance and load are about the gate, not about what fits."""
+        if self.asked is None:
+            return self
+        return replace(self.asked, num_sequences=self.num_sequences)
 
     @cached_property
     def load_E(self) -> Tensor:
