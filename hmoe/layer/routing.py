@@ -16,7 +16,7 @@ from torch import Tensor
 from hmoe.errors import HmoeError
 from hmoe.layer.scores import Scores, Unscored
 from hmoe.layer.tree import Tree
-from hmoe.layer.tree_ops import at_experts, path_product, sum_below
+from hmoe.layer.tree_ops import path_product, sum_below
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,8 +101,3 @@ class Routing:
     def reach_TN(self) -> Tensor:
         """P(node | root), float32; differentiable."""
         return path_product(self.probs_TN, self.tree)
-
-    @property
-    def importance_E(self) -> Tensor:
-        """Probability mass that each expert receives; differentiable."""
-        return at_experts(self.reach_TN, self.tree).sum(0)
