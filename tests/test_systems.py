@@ -121,6 +121,22 @@ def test_an_expansion_drops_only_what_is_chosen_anew() -> None:
     assert expand(["system=mixtral", "selection.k=1"]) == [*plain, "selection.k=1"]
 
 
+@pytest.mark.parametrize("first", ["deepseek_moe", "fff", "jacobs_1991", "peer"])
+def test_of_several_systems_the_last_counts_alone(first: str) -> None:
+    own = ["seed=3", "optim.lr=0.01"]
+    assert compose([own[0], f"system={first}", own[1], "system=mixtral"]) == compose(
+        [*own, "system=mixtral"]
+    )
+    # What one says oneself stays where one said it: before a system it gives way, after it wins.
+    mixed = expand(
+        ["selection.k=3", f"system={first}", "seed=3", "system=mixtral", "shared=company"]
+    )
+    choices = read_system("mixtral", CONF).choices
+    assert mixed == ["selection.k=3", "seed=3", *choices, "shared=company"]
+    with pytest.raises(ConfigError, match="Did you mean 'mixtral'"):
+        expand(["system=mixtrall", f"system={first}"])
+
+
 def test_a_system_within_a_system_falls_with_its_gate() -> None:
     cfg = compose(["system=dselect_k", "gate=bottom_up"])
     assert cfg.gate._target_.endswith("BottomUp")

@@ -71,17 +71,21 @@ def expand(overrides: Sequence[str], *, conf_dir: Path = CONF) -> list[str]:
     """Put in place of `system=<name>` the choices that it stands for.
 
     Whatever comes later wins over them: a value over a value, and the choice of a group over all
-    that the system said about that group, which need not have the same settings.
+    that the system said about that group, which need not have the same settings. A later system
+    replaces an earlier one altogether: what only the earlier one chose is no part of the later.
     """
     groups = _groups(conf_dir)
+    given = [parse(override) for override in overrides]
+    systems = [i for i, o in enumerate(given) if o.key_or_group == SYSTEM and SYSTEM in groups]
     expanded: list[str] = []
     for index, override in enumerate(overrides):
-        parsed = parse(override)
-        if parsed.key_or_group != SYSTEM or SYSTEM not in groups:
+        if index not in systems:
             expanded.append(override)
             continue
+        parsed, later = given[index], given[index + 1 :]
         _check_options(parsed, options(SYSTEM, conf_dir))
-        later = [parse(o) for o in overrides[index + 1 :]]
+        if index != systems[-1]:
+            continue
         anew = {o.package or o.key_or_group for o in later if o.key_or_group in groups}
         for choice in read_system(str(parsed.value()), conf_dir).choices:
             said = parse(choice)
