@@ -74,6 +74,7 @@ REFUSED = {
     ("deepseek_moe", "tree=deep"): "2 numbers given, 3 expected",
     ("shazeer", "gate=bottom_up"): "load_cv2 asks what new noise would change",
     ("shazeer_two_level", "gate=bottom_up"): "load_cv2 asks what new noise would change",
+    ("shazeer_two_level", "tree=deep"): "2 numbers given, 3 expected",
     ("hash", "gate=bottom_up"): "weights do not depend on the gate",
     ("random", "gate=bottom_up"): "weights do not depend on the gate",
     ("peer", "gate=bottom_up"): "A lazy descent needs",
