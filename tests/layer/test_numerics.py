@@ -1,8 +1,12 @@
 """Numbers at their limits: what a layer makes of NaN, of very large scores, and of no tokens."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import nn
 
+from hmoe.balance import BiasController
 from hmoe.layer import HMoE, LazyHMoE, Tree
 from tests.cases import CASES, DIM, TREES, best, layer_of, make_layer
 
@@ -42,3 +46,43 @@ def test_nan_chooses_nobody_twice() -> None:
         routing = make_layer("grid", selection)(torch.full((1, DIM), torch.nan))[1]
         experts = routing.expert_R.tolist()
         assert len(experts) == len(set(experts)) == (4 if selection == "descend_2" else 2)
+
+
+# ------------------------------------------------------------------ kinds of numbers
+
+
+@pytest.mark.parametrize("cast", [nn.Module.bfloat16, nn.Module.half, nn.Module.double])
+def test_a_bias_stays_float32(cast: Callable[[nn.Module], nn.Module]) -> None:
+    """3000 steps of 0.001 are 3; in bfloat16 they end at 0.5, where a step rounds to nothing."""
+    layer = make_layer("grid", "top_2")
+    layer.add_bias()
+    layer.bias_N[0] = 1 / 3
+    cast(nn.Sequential(layer))
+    assert layer.bias_N.dtype == torch.float32
+    assert layer.bias_N[0] == torch.tensor(1 / 3)
+    layer.bias_N.zero_()
+    controller = BiasController(rate=0.001, rule="sign", among="siblings")
+    load_N = torch.zeros(layer.tree.num_nodes, dtype=torch.int64)
+    load_N[1] = 30  # department 0 has too little to do
+    for _ in range(3000):
+        controller.step(layer, load_N)
+    assert layer.bias_N[0].item() == pytest.approx(3, abs=0.01)
+
+
+def test_a_bias_moves_with_its_layer() -> None:
+    layer = make_layer("grid", "top_2")
+    layer.add_bias()
+    layer.to("meta", torch.bfloat16)
+    assert (layer.bias_N.device.type, layer.bias_N.dtype) == ("meta", torch.float32)
+    layer.to_empty(device="cpu")
+    assert layer.bias_N.device.type == "cpu"
+
+
+def test_a_bias_made_under_another_default_is_float32() -> None:
+    layer = make_layer("grid", "top_2")
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        layer.add_bias()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert layer.bias_N.dtype == torch.float32
