@@ -79,8 +79,9 @@ class TopDown(Gate):
 
     Jordan & Jacobs (1994), eq. 2-3; Shazeer et al. (2017), appendix B; each level may compare,
     soften and perturb in its own way. We differ in the bias: under a softmax it starts at
-    log(experts below the node), so that on a ragged tree every expert, not every unit, is equally
-    likely at first. On a uniform tree this is a constant among siblings, that is, zero.
+    log(experts below the node), times the temperature, so that on a ragged tree every expert, not
+    every unit, is equally likely at first. On a uniform tree this is a constant among siblings,
+    that is, zero.
 
     Args:
         tree: the organisation.
@@ -200,14 +201,18 @@ class TopDown(Gate):
     def _runs(self) -> list[tuple[Score, Tensor]]:
         """Neighbouring levels of one score, scored as one: the score and its nodes' priors."""
         prior_N = self._prior()
+        scaled_N = prior_N * self.temperature_N
         runs, start = [], 0
         for kind, levels in groupby(range(self.tree.num_levels), lambda level: self.score_L[level]):
             stop = self.tree.level_slices[list(levels)[-1]].stop
-            runs.append((kind, prior_N[start:stop]))
+            # Scores are divided by the temperature. Hashes have no small start: the best of them is
+            # the same at any temperature, and each expert's equally often around the bare prior.
+            runs.append((kind, (prior_N if kind == "hash" else scaled_N)[start:stop]))
             start = stop
         return runs
 
     def _prior(self) -> Tensor:
+        """Where the scores of nodes start, once divided by the temperature."""
         softmax_N = self._by_node([float(link == "softmax") for link in self.link_L])
         return self.tree.index("num_below_N", softmax_N.device).log() * softmax_N
 

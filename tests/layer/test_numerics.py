@@ -8,7 +8,8 @@ from torch import nn
 
 from hmoe.balance import BiasController
 from hmoe.layer import HMoE, LazyHMoE, Tree
-from tests.cases import CASES, DIM, TREES, best, layer_of, make_layer
+from hmoe.layer.tree_ops import at_experts
+from tests.cases import CASES, DIM, TREES, best, down, layer_of, make_layer, top_down
 
 # An expert that chooses its tokens looks at all of them, so there a NaN token is not alone.
 BY_TOKEN = [case for case in CASES if case[1] != "expert_choice"]
@@ -86,3 +87,32 @@ def test_a_bias_made_under_another_default_is_float32() -> None:
     finally:
         torch.set_default_dtype(torch.float32)
     assert layer.bias_N.dtype == torch.float32
+
+
+# ------------------------------------------------------------------ temperature
+
+
+@pytest.mark.parametrize("temperature", [0.25, 4.0, "by_level"])
+@pytest.mark.parametrize("tree", TREES)
+@pytest.mark.parametrize("score", ["linear", "cosine", "mlp", "random"])
+def test_experts_start_equally_likely(tree: str, temperature: float | str, score: str) -> None:
+    organisation = Tree.from_spec(TREES[tree])
+    by_level = [0.3 * (level + 1) for level in range(organisation.num_levels)]
+    gate = top_down(
+        score=score,
+        width=4 if score == "mlp" else None,
+        init_std=0.0,
+        temperature=by_level if temperature == "by_level" else temperature,
+    )(tree=organisation, dim=DIM)
+    weight_TE = at_experts(gate(torch.randn(3, DIM)).weight_TN, organisation)
+    assert torch.allclose(weight_TE, torch.full_like(weight_TE, 1 / organisation.num_experts))
+
+
+@pytest.mark.parametrize("temperature", [0.25, 4.0])
+def test_hashed_experts_are_chosen_equally_often_at_any_temperature(temperature: float) -> None:
+    torch.manual_seed(0)
+    tree = Tree.from_spec({"a": 1, "b": 3})
+    gate = top_down(score="hash", temperature=temperature)(tree=tree, dim=DIM)
+    scores = gate(torch.zeros(8000, DIM), torch.arange(8000))
+    routing = down(1, weights="even")(scores, gate.choose(scores, None))
+    assert torch.allclose(routing.load_E / 8000, torch.full((4,), 0.25), atol=0.03)
