@@ -100,10 +100,6 @@ class TopDown(Gate):
             that are not two.
     """
 
-    temperature_N: Tensor
-    gumbel_N: Tensor
-    learned_M: Tensor
-
     def __init__(
         self,
         *,
@@ -122,28 +118,22 @@ class TopDown(Gate):
         self.score_L: list[Score] = per_level("gate.score", score, levels)
         self.noise_L: list[Noise] = per_level("gate.noise", noise, levels)
         self.link_L: list[Link] = per_level("gate.link", link, levels)
-        temperature_L = per_level("gate.temperature", temperature, levels)
+        self.temperature_L: list[float] = per_level("gate.temperature", temperature, levels)
         check_scorers(self.score_L, width)
         check_names("gate.noise", self.noise_L, ("none", "learned", "gumbel"))
         check_names("gate.link", self.link_L, tuple(_LINKS))
-        check_temperatures(temperature_L)
+        check_temperatures(self.temperature_L)
         self._check_steps()
-        self.register_buffer("temperature_N", self._by_node(temperature_L), persistent=False)
-        gumbel_N = self._by_node([float(noise == "gumbel") for noise in self.noise_L])
-        self.register_buffer("gumbel_N", gumbel_N, persistent=False)
         self.scorers = nn.ModuleList(
             SCORERS[kind](prior_M=prior_M, dim=dim, width=width, init_std=init_std)
             for kind, prior_M in self._runs()
         )
-        # Weights for the nodes of the levels that learn their noise, and for no others.
-        learned = [n for n, level in enumerate(tree.level_N) if self.noise_L[level] == "learned"]
-        self.register_buffer(
-            "learned_M", torch.tensor(learned, dtype=torch.int64), persistent=False
-        )
-        self.noise_MD = nn.Parameter(torch.zeros(len(learned), dim)) if learned else None
+        # Weights for the levels that learn their noise, and for no others.
+        learned = sum(self._learned_widths())
+        self.noise_MD = nn.Parameter(torch.zeros(learned, dim)) if learned else None
 
     def forward(self, x_TD: Tensor, key_T: Tensor | None = None) -> Scores:
-        clean_TN = self.compare(x_TD, key_T) / self.temperature_N
+        clean_TN = self._divided(self.compare(x_TD, key_T))
         if not self.training or set(self.noise_L) == {"none"}:
             return self.read(clean_TN)
         logits_TN, noise_TN = self._perturb(clean_TN, x_TD)
@@ -184,24 +174,47 @@ class TopDown(Gate):
     def _factors(self, logits_TN: Tensor) -> Tensor:
         return among_siblings([_LINKS[link] for link in self.link_L], logits_TN, self.tree)
 
+    def _divided(self, raw_TN: Tensor) -> Tensor:
+        """Raw scores over the temperatures of their levels."""
+        if len(set(self.temperature_L)) == 1:
+            return raw_TN / self.temperature_L[0]
+        levels = raw_TN.split(self._widths(), -1)
+        return torch.cat([s / t for s, t in zip(levels, self.temperature_L, strict=True)], -1)
+
     def _perturb(self, clean_TN: Tensor, x_TD: Tensor) -> tuple[Tensor, Tensor | None]:
         """Raw scores with the noise of every level, and the deviation of the learnt noise."""
-        logits_TN, noise_TN = clean_TN, None
-        if "gumbel" in self.noise_L:
-            gumbel_TN = -torch.empty_like(clean_TN).exponential_().log()
-            logits_TN = logits_TN + gumbel_TN * self.gumbel_N
-        if self.noise_MD is not None:
-            with torch.autocast(x_TD.device.type, enabled=False):
-                raw_TM = F.linear(x_TD.float(), self.noise_MD.float())
-            noise_TM = F.softplus(raw_TM) + 0.01
-            noise_TN = torch.zeros_like(clean_TN).index_copy(-1, self.learned_M, noise_TM)
-            logits_TN = logits_TN + torch.randn_like(clean_TN) * noise_TN
-        return logits_TN, noise_TN
+        learned = iter(self._deviations(x_TD))
+        logits, deviations = [], []
+        for noise, clean in zip(self.noise_L, clean_TN.split(self._widths(), -1), strict=True):
+            deviation = next(learned) if noise == "learned" else torch.zeros_like(clean)
+            if noise == "learned":
+                clean = clean + torch.randn_like(clean) * deviation
+            elif noise == "gumbel":
+                clean = clean - torch.empty_like(clean).exponential_().log()
+            logits.append(clean)
+            deviations.append(deviation)
+        noise_TN = torch.cat(deviations, -1) if self.noise_MD is not None else None
+        return torch.cat(logits, -1), noise_TN
+
+    def _deviations(self, x_TD: Tensor) -> list[Tensor]:
+        """Standard deviations of the noise of every level that learns it."""
+        if self.noise_MD is None:
+            return []
+        with torch.autocast(x_TD.device.type, enabled=False):
+            raw_TM = F.linear(x_TD.float(), self.noise_MD.float())
+        return list((F.softplus(raw_TM) + 0.01).split(self._learned_widths(), -1))
+
+    def _widths(self) -> list[int]:
+        """How many nodes every level scores."""
+        return [here.stop - here.start for here in self.tree.level_slices]
+
+    def _learned_widths(self) -> list[int]:
+        return [w for w, n in zip(self._widths(), self.noise_L, strict=True) if n == "learned"]
 
     def _runs(self) -> list[tuple[Score, Tensor]]:
         """Neighbouring levels of one score, scored as one: the score and its nodes' priors."""
         prior_N = self._prior()
-        scaled_N = prior_N * self.temperature_N
+        scaled_N = prior_N * self._by_node(self.temperature_L)
         runs, start = [], 0
         for kind, levels in groupby(range(self.tree.num_levels), lambda level: self.score_L[level]):
             stop = self.tree.level_slices[list(levels)[-1]].stop

@@ -209,17 +209,16 @@ def gate_scorer(gate: Gate, x_TD: Tensor, key_T: Tensor | None) -> Scorer:
     assert isinstance(gate, TopDown)
     scorer = _own_weights(gate)
     if scorer is None:
-        starts = [here.start for here in gate.tree.level_slices]
         return tied_scorer(
             [
-                scorer(x_TD, key_T) / gate.temperature_N[start]
-                for scorer, start in zip(gate.scorers, starts, strict=True)
+                scorer(x_TD, key_T) / temperature
+                for scorer, temperature in zip(gate.scorers, gate.temperature_L, strict=True)
             ]
         )
     with torch.autocast(x_TD.device.type, enabled=False):
         query_TD = scorer.query(x_TD.float())
     score = linear_scorer(query_TD, scorer.weight_MD.float(), scorer.bias_M.float())
-    return lambda looks: score(looks) / gate.temperature_N.index_select(0, looks.node_C)
+    return lambda looks: looks.divided(score(looks), gate.temperature_L)
 
 
 def _own_weights(gate: Gate) -> Linear | None:

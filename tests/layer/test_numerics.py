@@ -1,6 +1,7 @@
 """Numbers at their limits: what a layer makes of NaN, of very large scores, and of no tokens."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -9,8 +10,27 @@ from torch import nn
 from hmoe.balance import BiasController
 from hmoe.layer import HMoE, LazyHMoE, Tree
 from hmoe.layer.tree_ops import at_experts
-from tests.cases import CASES, DIM, TREES, best, down, layer_of, make_layer, top_down
+from tests.cases import (
+    CASES,
+    DIM,
+    GATES,
+    MODELS,
+    TREES,
+    best,
+    down,
+    layer_of,
+    make_input,
+    make_layer,
+    tied,
+    top_down,
+)
 
+META = GATES | {
+    "noisy": top_down(noise=["gumbel", "learned"], temperature=[0.5, 2.0]),
+    "tied": tied(noise=["learned", "gumbel"], temperature=[0.5, 2.0]),
+}
+# Gates that do not learn need even weights.
+del META["random"], META["hash"]
 # An expert that chooses its tokens looks at all of them, so there a NaN token is not alone.
 BY_TOKEN = [case for case in CASES if case[1] != "expert_choice"]
 
@@ -116,3 +136,28 @@ def test_hashed_experts_are_chosen_equally_often_at_any_temperature(temperature:
     scores = gate(torch.zeros(8000, DIM), torch.arange(8000))
     routing = down(1, weights="even")(scores, gate.choose(scores, None))
     assert torch.allclose(routing.load_E / 8000, torch.full((4,), 0.25), atol=0.03)
+
+
+# ------------------------------------------------------------------ made without memory
+
+
+@pytest.mark.parametrize("gate", META)
+def test_a_layer_made_on_meta_is_what_is_loaded_into_it(gate: str) -> None:
+    """`to_empty` leaves garbage in all that a checkpoint does not restore."""
+    organisation = Tree.from_spec(TREES["grid"])
+    layer = layer_of(tree=organisation, gate=META[gate], selection=best(2))
+    model = partial(MODELS["transformer"], ffn=layer)
+    torch.manual_seed(0)
+    source = model()
+    with torch.device("meta"):
+        target = model()
+    target.to_empty(device="cpu")
+    strangers = {n for n, _ in target.named_buffers()} - target.state_dict().keys()
+    assert not strangers
+    target.load_state_dict(source.state_dict())
+    x = make_input("transformer")
+    outcomes = []
+    for one in (source, target):
+        torch.manual_seed(1)  # of the noise
+        outcomes.append(one(x)[0])
+    assert torch.equal(*outcomes)
