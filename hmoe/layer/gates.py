@@ -7,7 +7,8 @@ the tree enters only through `tree_ops`. All of it is float32 whatever the autoc
 
 Options that may differ by level take one value for all, or a list, the root's children first.
 
-Letters: T tokens, D width, N nodes, M nodes that learn their noise, E experts, L levels.
+Letters: T tokens, D width, N nodes, M nodes that are scored (places, where groups share them), E
+experts, L levels.
 """
 
 from collections.abc import Callable, Sequence
@@ -133,15 +134,13 @@ class TopDown(Gate):
         self.noise_MD = nn.Parameter(torch.zeros(learned, dim)) if learned else None
 
     def forward(self, x_TD: Tensor, key_T: Tensor | None = None) -> Scores:
-        clean_TN = self._divided(self.compare(x_TD, key_T))
+        raw_TM = torch.cat([scorer(x_TD, key_T) for scorer in self.scorers], -1)
+        clean_TM = self._divided(raw_TM)
         if not self.training or set(self.noise_L) == {"none"}:
-            return self.read(clean_TN)
-        logits_TN, noise_TN = self._perturb(clean_TN, x_TD)
-        return self.read(logits_TN, clean_TN, noise_TN)
-
-    def compare(self, x_TD: Tensor, key_T: Tensor | None) -> Tensor:
-        """Raw scores of all nodes, (T, D) -> (T, N)."""
-        return torch.cat([scorer(x_TD, key_T) for scorer in self.scorers], -1)
+            return self.read(self._at_nodes(clean_TM))
+        logits_TM, noise_TM = self._perturb(clean_TM, x_TD)
+        noise_TN = None if noise_TM is None else self._at_nodes(noise_TM)
+        return self.read(self._at_nodes(logits_TM), self._at_nodes(clean_TM), noise_TN)
 
     def read(
         self, logits_TN: Tensor, clean_TN: Tensor | None = None, noise_TN: Tensor | None = None
@@ -174,18 +173,22 @@ class TopDown(Gate):
     def _factors(self, logits_TN: Tensor) -> Tensor:
         return among_siblings([_LINKS[link] for link in self.link_L], logits_TN, self.tree)
 
-    def _divided(self, raw_TN: Tensor) -> Tensor:
+    def _at_nodes(self, value_TM: Tensor) -> Tensor:
+        """From what is scored to nodes, (T, M) -> (T, N): here they are the same."""
+        return value_TM
+
+    def _divided(self, raw_TM: Tensor) -> Tensor:
         """Raw scores over the temperatures of their levels."""
         if len(set(self.temperature_L)) == 1:
-            return raw_TN / self.temperature_L[0]
-        levels = raw_TN.split(self._widths(), -1)
+            return raw_TM / self.temperature_L[0]
+        levels = raw_TM.split(self._widths(), -1)
         return torch.cat([s / t for s, t in zip(levels, self.temperature_L, strict=True)], -1)
 
-    def _perturb(self, clean_TN: Tensor, x_TD: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _perturb(self, clean_TM: Tensor, x_TD: Tensor) -> tuple[Tensor, Tensor | None]:
         """Raw scores with the noise of every level, and the deviation of the learnt noise."""
         learned = iter(self._deviations(x_TD))
         logits, deviations = [], []
-        for noise, clean in zip(self.noise_L, clean_TN.split(self._widths(), -1), strict=True):
+        for noise, clean in zip(self.noise_L, clean_TM.split(self._widths(), -1), strict=True):
             deviation = next(learned) if noise == "learned" else torch.zeros_like(clean)
             if noise == "learned":
                 clean = clean + torch.randn_like(clean) * deviation
@@ -193,19 +196,19 @@ class TopDown(Gate):
                 clean = clean - torch.empty_like(clean).exponential_().log()
             logits.append(clean)
             deviations.append(deviation)
-        noise_TN = torch.cat(deviations, -1) if self.noise_MD is not None else None
-        return torch.cat(logits, -1), noise_TN
+        noise_TM = torch.cat(deviations, -1) if self.noise_MD is not None else None
+        return torch.cat(logits, -1), noise_TM
 
     def _deviations(self, x_TD: Tensor) -> list[Tensor]:
         """Standard deviations of the noise of every level that learns it."""
         if self.noise_MD is None:
             return []
         with torch.autocast(x_TD.device.type, enabled=False):
-            raw_TM = F.linear(x_TD.float(), self.noise_MD.float())
+            raw_TM = F.linear(x_TD.float(), self.noise_MD.float())  # of the learned levels
         return list((F.softplus(raw_TM) + 0.01).split(self._learned_widths(), -1))
 
     def _widths(self) -> list[int]:
-        """How many nodes every level scores."""
+        """How many nodes a level scores: those of M."""
         return [here.stop - here.start for here in self.tree.level_slices]
 
     def _learned_widths(self) -> list[int]:
@@ -246,7 +249,8 @@ class TopDown(Gate):
 
 
 class Tied(TopDown):
-    """All units of a level share one gate, so a node's score is its place's, whoever the parent.
+    """All units of a level share one gate, so a node's score is its place's, whoever the parent, in
+    training too: noise is drawn once for a place.
 
     On `[sqrt E, sqrt E]` these are product keys (Lample et al. 2019, section 3.1; PEER, He 2024):
     the score of a path is a sum of one score a level, and a beam of k finds the exact top k of all
@@ -260,11 +264,12 @@ class Tied(TopDown):
         ConfigError: units of one level that differ in size, or experts above the last level.
     """
 
-    def compare(self, x_TD: Tensor, key_T: Tensor | None) -> Tensor:
-        """Raw scores of all nodes, (T, D) -> (T, N)."""
-        scores = [scorer(x_TD, key_T) for scorer in self.scorers]
-        groups = [level[0].num_groups for level in self.tree.blocks]
-        return torch.cat([s.repeat(1, g) for s, g in zip(scores, groups, strict=True)], -1)
+    def _at_nodes(self, value_TM: Tensor) -> Tensor:
+        levels = zip(value_TM.split(self._widths(), -1), self.tree.blocks, strict=True)
+        return torch.cat([value.repeat(1, blocks[0].num_groups) for value, blocks in levels], -1)
+
+    def _widths(self) -> list[int]:
+        return [level[0].size for level in self.tree.blocks]
 
     def _runs(self) -> list[tuple[Score, Tensor]]:
         tree = self.tree

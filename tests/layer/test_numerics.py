@@ -161,3 +161,21 @@ def test_a_layer_made_on_meta_is_what_is_loaded_into_it(gate: str) -> None:
         torch.manual_seed(1)  # of the noise
         outcomes.append(one(x)[0])
     assert torch.equal(*outcomes)
+
+
+# ------------------------------------------------------------------ noise of a tied gate
+
+
+@pytest.mark.parametrize("noise", ["gumbel", "learned", ["learned", "gumbel"]])
+def test_groups_of_a_tied_gate_share_their_noise(noise: str | list[str]) -> None:
+    scores = tied(noise=noise)(tree=Tree.from_spec([3, 4]), dim=DIM)(torch.randn(5, DIM))
+    for value_TN in (scores.logits_TN, scores.clean_TN, scores.noise_TN):
+        if value_TN is not None:
+            group_TGb = value_TN[:, 3:].unflatten(-1, (3, 4))
+            assert torch.equal(group_TGb, group_TGb[:, :1].expand_as(group_TGb))
+    assert not torch.equal(scores.logits_TN, scores.clean_TN)
+
+
+def test_a_tied_gate_learns_the_noise_of_places() -> None:
+    gate = tied(noise="learned")(tree=Tree.from_spec([3, 4]), dim=DIM)
+    assert gate.noise_MD.shape == (3 + 4, DIM)
