@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from math import log
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from hmoe.balance import BiasController
 from hmoe.layer import HMoE, LazyHMoE, Tree
+from hmoe.layer.scorers import Hash
 from hmoe.layer.tree_ops import at_experts
 from tests.cases import (
     CASES,
@@ -179,3 +181,17 @@ def test_groups_of_a_tied_gate_share_their_noise(noise: str | list[str]) -> None
 def test_a_tied_gate_learns_the_noise_of_places() -> None:
     gate = tied(noise="learned")(tree=Tree.from_spec([3, 4]), dim=DIM)
     assert gate.noise_MD.shape == (3 + 4, DIM)
+
+
+# ------------------------------------------------------------------ scores at their limits
+
+
+@pytest.mark.parametrize(("bits", "uniform"), [(-1, 1 - 2.0**-24), (0, 2.0**-24)])
+def test_the_extreme_hashes_are_finite(
+    bits: int, uniform: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hmoe.layer.scorers._mix", lambda value: torch.full_like(value, bits))
+    scorer = Hash(prior_M=torch.zeros(1), dim=DIM, width=None, init_std=1.0)
+    scorer.salt_M.zero_()
+    score = scorer(torch.zeros(1, DIM), torch.zeros(1, dtype=torch.int64)).item()
+    assert score == pytest.approx(-log(-log(uniform)), rel=1e-5)
