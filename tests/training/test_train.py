@@ -197,6 +197,19 @@ def test_a_loss_that_is_no_number_never_completes(
     assert math.isfinite(result["metrics"].get("best/val/loss", 0))
 
 
+@pytest.mark.parametrize(
+    "choices", [["selection=descend"], ["ffn@model.ffn=hmoe_lazy", "balance=none"]]
+)
+def test_nan_ends_as_diverged_however_experts_are_chosen(choices, tmp_path, monkeypatch):
+    right = Learner.training_step
+
+    def wrong(self, batch, batch_idx):
+        return right(self, batch | {"x": batch["x"] * math.nan}, batch_idx)
+
+    monkeypatch.setattr(Learner, "training_step", wrong)
+    assert train_in(tmp_path / "run", *choices)["state"] == "diverged"
+
+
 def test_weights_that_explode_in_the_last_step_are_found_by_the_validation(tmp_path, monkeypatch):
     """The loss of a step is worked out before its update: the last update has none of its own."""
     step = Learner.optimizer_step
