@@ -14,7 +14,7 @@ from hmoe.errors import ConfigError
 from hmoe.layer.dispatch import combine, permute
 from hmoe.layer.gates import Gate
 from hmoe.layer.routing import Routing
-from hmoe.layer.selection import Selection
+from hmoe.layer.selection import Selection, check_seen
 from hmoe.layer.staff import Shared
 from hmoe.layer.tree import Tree
 
@@ -104,8 +104,10 @@ class HMoE(nn.Module):
             generator = torch.Generator().manual_seed(0)
             scores = self.gate.random_scores(num_tokens, generator)
             choice = self.gate.choose(scores, None)
-            self.eval_selection(scores, choice)
-            return self.selection(scores, choice)
+            check_seen(self.eval_selection(scores, choice), choice)
+            routing = self.selection(scores, choice)
+            check_seen(routing, choice)
+            return routing
 
     def shared_weights(self, routing: Routing) -> Tensor:
         """What every shared expert weighs for every token: see `Shared.weights`."""

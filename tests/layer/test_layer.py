@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hmoe.errors import ConfigError
-from hmoe.layer import HMoE, Tree
+from hmoe.layer import HMoE, Tree, soft
 from tests.cases import (
     CASES,
     DIM,
@@ -20,6 +20,7 @@ from tests.cases import (
     best,
     by_unit,
     down,
+    heads,
     layer_of,
     make_layer,
     tied,
@@ -247,3 +248,15 @@ def test_cuda_is_the_cpu(dtype: torch.dtype) -> None:
     expected, _ = layer(x)
     y, _ = layer.to("cuda", dtype)(x.to("cuda", dtype))
     assert torch.allclose(y.cpu().float(), expected, atol=1e-4 if dtype == torch.float32 else 0.2)
+
+
+@pytest.mark.parametrize("selection", [best(3), best(3, weights="softmax"), down([2, 1])])
+def test_a_head_cannot_choose_more_than_it_sees(selection) -> None:
+    """Of a with two experts and b with three the second head sees a alone."""
+    parts = {"tree": Tree.from_spec({"a": 2, "b": 3}), "gate": heads(visible=[["a", "b"], ["a"]])}
+    for rules in ({"selection": selection}, {"eval_selection": selection, "selection": soft}):
+        with pytest.raises(ConfigError, match=r"selection\.k: more than .* some head sees"):
+            layer_of(**parts, **rules)(dim=DIM)
+    routing = layer_of(**parts, selection=best(2))(dim=DIM).route(torch.randn(4, DIM), None)
+    # The second head's tokens are the last four.
+    assert routing.expert_R[routing.token_R >= 4].unique().tolist() == [0, 1]
