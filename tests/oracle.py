@@ -74,7 +74,7 @@ class _Said:
             self.sibling_rank = self.path_rank = [rank(n) for n in nodes]
             return
         score = [s for scorer in gate.scorers for s in _compare(scorer, x)]
-        score = [s / t for s, t in zip(score, gate.temperature_N, strict=True)]
+        score = [s / gate.temperature_L[len(_path(tree, n)) - 1] for n, s in enumerate(score)]
         self.logit = score
         self.factor = _linked(gate, tree, score)
         self.weight = {n: _along(tree, self.factor, n) for n in _leaves(tree)}

@@ -7,7 +7,8 @@ the tree enters only through `tree_ops`. All of it is float32 whatever the autoc
 
 Options that may differ by level take one value for all, or a list, the root's children first.
 
-Letters: T tokens, D width, N nodes, M nodes that learn their noise, E experts, L levels.
+Letters: T tokens, D width, N nodes, M nodes that are scored (places, where groups share them), E
+experts, L levels.
 """
 
 from collections.abc import Callable, Sequence
@@ -79,8 +80,9 @@ class TopDown(Gate):
 
     Jordan & Jacobs (1994), eq. 2-3; Shazeer et al. (2017), appendix B; each level may compare,
     soften and perturb in its own way. We differ in the bias: under a softmax it starts at
-    log(experts below the node), so that on a ragged tree every expert, not every unit, is equally
-    likely at first. On a uniform tree this is a constant among siblings, that is, zero.
+    log(experts below the node), times the temperature, so that on a ragged tree every expert, not
+    every unit, is equally likely at first. On a uniform tree this is a constant among siblings,
+    that is, zero.
 
     Args:
         tree: the organisation.
@@ -98,10 +100,6 @@ class TopDown(Gate):
         ConfigError: an unknown name, a list of the wrong length, a smooth step among siblings
             that are not two.
     """
-
-    temperature_N: Tensor
-    gumbel_N: Tensor
-    learned_M: Tensor
 
     def __init__(
         self,
@@ -121,36 +119,28 @@ class TopDown(Gate):
         self.score_L: list[Score] = per_level("gate.score", score, levels)
         self.noise_L: list[Noise] = per_level("gate.noise", noise, levels)
         self.link_L: list[Link] = per_level("gate.link", link, levels)
-        temperature_L = per_level("gate.temperature", temperature, levels)
+        self.temperature_L: list[float] = per_level("gate.temperature", temperature, levels)
         check_scorers(self.score_L, width)
         check_names("gate.noise", self.noise_L, ("none", "learned", "gumbel"))
         check_names("gate.link", self.link_L, tuple(_LINKS))
-        check_temperatures(temperature_L)
+        check_temperatures(self.temperature_L)
         self._check_steps()
-        self.register_buffer("temperature_N", self._by_node(temperature_L), persistent=False)
-        gumbel_N = self._by_node([float(noise == "gumbel") for noise in self.noise_L])
-        self.register_buffer("gumbel_N", gumbel_N, persistent=False)
         self.scorers = nn.ModuleList(
             SCORERS[kind](prior_M=prior_M, dim=dim, width=width, init_std=init_std)
             for kind, prior_M in self._runs()
         )
-        # Weights for the nodes of the levels that learn their noise, and for no others.
-        learned = [n for n, level in enumerate(tree.level_N) if self.noise_L[level] == "learned"]
-        self.register_buffer(
-            "learned_M", torch.tensor(learned, dtype=torch.int64), persistent=False
-        )
-        self.noise_MD = nn.Parameter(torch.zeros(len(learned), dim)) if learned else None
+        # Weights for the levels that learn their noise, and for no others.
+        learned = sum(self._learned_widths())
+        self.noise_MD = nn.Parameter(torch.zeros(learned, dim)) if learned else None
 
     def forward(self, x_TD: Tensor, key_T: Tensor | None = None) -> Scores:
-        clean_TN = self.compare(x_TD, key_T) / self.temperature_N
+        raw_TM = torch.cat([scorer(x_TD, key_T) for scorer in self.scorers], -1)
+        clean_TM = self._divided(raw_TM)
         if not self.training or set(self.noise_L) == {"none"}:
-            return self.read(clean_TN)
-        logits_TN, noise_TN = self._perturb(clean_TN, x_TD)
-        return self.read(logits_TN, clean_TN, noise_TN)
-
-    def compare(self, x_TD: Tensor, key_T: Tensor | None) -> Tensor:
-        """Raw scores of all nodes, (T, D) -> (T, N)."""
-        return torch.cat([scorer(x_TD, key_T) for scorer in self.scorers], -1)
+            return self.read(self._at_nodes(clean_TM))
+        logits_TM, noise_TM = self._perturb(clean_TM, x_TD)
+        noise_TN = None if noise_TM is None else self._at_nodes(noise_TM)
+        return self.read(self._at_nodes(logits_TM), self._at_nodes(clean_TM), noise_TN)
 
     def read(
         self, logits_TN: Tensor, clean_TN: Tensor | None = None, noise_TN: Tensor | None = None
@@ -183,31 +173,62 @@ class TopDown(Gate):
     def _factors(self, logits_TN: Tensor) -> Tensor:
         return among_siblings([_LINKS[link] for link in self.link_L], logits_TN, self.tree)
 
-    def _perturb(self, clean_TN: Tensor, x_TD: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _at_nodes(self, value_TM: Tensor) -> Tensor:
+        """From what is scored to nodes, (T, M) -> (T, N): here they are the same."""
+        return value_TM
+
+    def _divided(self, raw_TM: Tensor) -> Tensor:
+        """Raw scores over the temperatures of their levels."""
+        if len(set(self.temperature_L)) == 1:
+            return raw_TM / self.temperature_L[0]
+        levels = raw_TM.split(self._widths(), -1)
+        return torch.cat([s / t for s, t in zip(levels, self.temperature_L, strict=True)], -1)
+
+    def _perturb(self, clean_TM: Tensor, x_TD: Tensor) -> tuple[Tensor, Tensor | None]:
         """Raw scores with the noise of every level, and the deviation of the learnt noise."""
-        logits_TN, noise_TN = clean_TN, None
-        if "gumbel" in self.noise_L:
-            gumbel_TN = -torch.empty_like(clean_TN).exponential_().log()
-            logits_TN = logits_TN + gumbel_TN * self.gumbel_N
-        if self.noise_MD is not None:
-            with torch.autocast(x_TD.device.type, enabled=False):
-                raw_TM = F.linear(x_TD.float(), self.noise_MD.float())
-            noise_TM = F.softplus(raw_TM) + 0.01
-            noise_TN = torch.zeros_like(clean_TN).index_copy(-1, self.learned_M, noise_TM)
-            logits_TN = logits_TN + torch.randn_like(clean_TN) * noise_TN
-        return logits_TN, noise_TN
+        learned = iter(self._deviations(x_TD))
+        logits, deviations = [], []
+        for noise, clean in zip(self.noise_L, clean_TM.split(self._widths(), -1), strict=True):
+            deviation = next(learned) if noise == "learned" else torch.zeros_like(clean)
+            if noise == "learned":
+                clean = clean + torch.randn_like(clean) * deviation
+            elif noise == "gumbel":
+                clean = clean - torch.empty_like(clean).exponential_().log()
+            logits.append(clean)
+            deviations.append(deviation)
+        noise_TM = torch.cat(deviations, -1) if self.noise_MD is not None else None
+        return torch.cat(logits, -1), noise_TM
+
+    def _deviations(self, x_TD: Tensor) -> list[Tensor]:
+        """Standard deviations of the noise of every level that learns it."""
+        if self.noise_MD is None:
+            return []
+        with torch.autocast(x_TD.device.type, enabled=False):
+            raw_TM = F.linear(x_TD.float(), self.noise_MD.float())  # of the learned levels
+        return list((F.softplus(raw_TM) + 0.01).split(self._learned_widths(), -1))
+
+    def _widths(self) -> list[int]:
+        """How many nodes a level scores: those of M."""
+        return [here.stop - here.start for here in self.tree.level_slices]
+
+    def _learned_widths(self) -> list[int]:
+        return [w for w, n in zip(self._widths(), self.noise_L, strict=True) if n == "learned"]
 
     def _runs(self) -> list[tuple[Score, Tensor]]:
         """Neighbouring levels of one score, scored as one: the score and its nodes' priors."""
         prior_N = self._prior()
+        scaled_N = prior_N * self._by_node(self.temperature_L)
         runs, start = [], 0
         for kind, levels in groupby(range(self.tree.num_levels), lambda level: self.score_L[level]):
             stop = self.tree.level_slices[list(levels)[-1]].stop
-            runs.append((kind, prior_N[start:stop]))
+            # Scores are divided by the temperature. Hashes have no small start: the best of them is
+            # the same at any temperature, and each expert's equally often around the bare prior.
+            runs.append((kind, (prior_N if kind == "hash" else scaled_N)[start:stop]))
             start = stop
         return runs
 
     def _prior(self) -> Tensor:
+        """Where the scores of nodes start, once divided by the temperature."""
         softmax_N = self._by_node([float(link == "softmax") for link in self.link_L])
         return self.tree.index("num_below_N", softmax_N.device).log() * softmax_N
 
@@ -228,7 +249,8 @@ class TopDown(Gate):
 
 
 class Tied(TopDown):
-    """All units of a level share one gate, so a node's score is its place's, whoever the parent.
+    """All units of a level share one gate, so a node's score is its place's, whoever the parent, in
+    training too: noise is drawn once for a place.
 
     On `[sqrt E, sqrt E]` these are product keys (Lample et al. 2019, section 3.1; PEER, He 2024):
     the score of a path is a sum of one score a level, and a beam of k finds the exact top k of all
@@ -242,11 +264,12 @@ class Tied(TopDown):
         ConfigError: units of one level that differ in size, or experts above the last level.
     """
 
-    def compare(self, x_TD: Tensor, key_T: Tensor | None) -> Tensor:
-        """Raw scores of all nodes, (T, D) -> (T, N)."""
-        scores = [scorer(x_TD, key_T) for scorer in self.scorers]
-        groups = [level[0].num_groups for level in self.tree.blocks]
-        return torch.cat([s.repeat(1, g) for s, g in zip(scores, groups, strict=True)], -1)
+    def _at_nodes(self, value_TM: Tensor) -> Tensor:
+        levels = zip(value_TM.split(self._widths(), -1), self.tree.blocks, strict=True)
+        return torch.cat([value.repeat(1, blocks[0].num_groups) for value, blocks in levels], -1)
+
+    def _widths(self) -> list[int]:
+        return [level[0].size for level in self.tree.blocks]
 
     def _runs(self) -> list[tuple[Score, Tensor]]:
         tree = self.tree

@@ -70,13 +70,16 @@ class Heads(Gate):
         choice = self._gates[0].choose(scores, bias_N)
         if not any(self.hidden_H):
             return choice
-        hidden_HN = torch.zeros(self.num_heads, self.tree.num_nodes)
+        top_HN = torch.zeros(self.num_heads, self.tree.num_nodes)
         for head, nodes in enumerate(self.hidden_H):
-            hidden_HN[head, nodes] = 1.0
-        hidden_HN = path_sum(hidden_HN.to(scores.logits_TN.device), self.tree) > 0
-        hidden_TN = hidden_HN.repeat_interleave(scores.num_tokens // self.num_heads, 0)
-        factor_TN = choice.factor_TN.masked_fill(hidden_TN, float("-inf"))
-        return Choice(factor_TN, choice.weight_TN.masked_fill(hidden_TN, float("-inf")), hides=True)
+            top_HN[head, nodes] = 1.0
+        each = scores.num_tokens // self.num_heads
+        top_TN = top_HN.to(choice.factor_TN.device).repeat_interleave(each, 0)
+        return Choice(
+            choice.factor_TN.masked_fill(top_TN > 0, float("-inf")),
+            choice.weight_TN.masked_fill(path_sum(top_TN, self.tree) > 0, float("-inf")),
+            hides=True,
+        )
 
     def random_scores(self, num_tokens: int, generator: torch.Generator) -> Scores:
         """Scores of made-up tokens for every head."""

@@ -6,6 +6,7 @@ Letters: T tokens, D width, N nodes, R rows, H heads.
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +79,18 @@ class HMoE(nn.Module):
     def add_bias(self) -> None:
         """Make room for a bias controller: a float32 buffer, one number a node, at zero."""
         device = next(chain(self.parameters(), self.buffers())).device
-        self.bias_N = torch.zeros(self.tree.num_nodes, device=device)
+        self.bias_N = torch.zeros(self.tree.num_nodes, dtype=torch.float32, device=device)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Moves and casts of the module: the bias moves, but stays float32.
+
+        Its steps are small beside it, and a sum in bfloat16 stalls where they round to nothing.
+        """
+        bias_N = self.bias_N
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if bias_N is not None and self.bias_N is not None and self.bias_N.dtype != torch.float32:
+            self.bias_N = bias_N.to(self.bias_N.device)
+        return self
 
     def forward(self, x: Tensor, key: Tensor | None = None) -> tuple[Tensor, Routing]:
         """(..., D) -> (..., D) and the routing of the T tokens in the leading axes.

@@ -121,30 +121,35 @@ def search(
     group_below_N = tree.index("group_below_N", device)
     group_TB = torch.zeros(num_tokens, 1, dtype=torch.int64, device=device)
     reach_TB = torch.ones(num_tokens, 1, device=device)
+    # Who is in the running is carried beside the reach, which may be NaN.
+    alive_TB = torch.ones_like(group_TB, dtype=torch.bool)
     best_reach_TK, best_node_TK = reach_TB[:, :0], group_TB[:, :0]
     for level, runs in enumerate(tree.runs):
-        reach_Tb, node_Tb = _step(tree, score, group_TB, reach_TB)
+        reach_Tb, node_Tb, alive_Tb = _step(tree, score, group_TB, reach_TB, alive_TB)
         if any(run.num_children == 0 for run in runs):
-            expert_reach_Tb = reach_Tb.masked_fill(~is_expert_N[node_Tb], -1.0)
+            expert_reach_Tb = reach_Tb.masked_fill(~(alive_Tb & is_expert_N[node_Tb]), -1.0)
             reach = torch.cat([best_reach_TK, expert_reach_Tb], -1)
             node = torch.cat([best_node_TK, node_Tb], -1)
             best_reach_TK, place_TK = reach.topk(min(k, reach.shape[-1]), -1)
             best_node_TK = node.gather(-1, place_TK)
         if level < len(beams):
-            unit_reach_Tb = reach_Tb.masked_fill(is_expert_N[node_Tb], -1.0)
-            width = min(beams[level], unit_reach_Tb.shape[-1])
-            reach_TB, place_TB = unit_reach_Tb.topk(width, -1)
+            unit_Tb = alive_Tb & ~is_expert_N[node_Tb]
+            width = min(beams[level], unit_Tb.shape[-1])
+            reach_TB, place_TB = reach_Tb.masked_fill(~unit_Tb, -1.0).topk(width, -1)
+            alive_TB = unit_Tb.gather(-1, place_TB)
             group_TB = group_below_N[node_Tb.gather(-1, place_TB)]
     return tree.index("expert_N", device)[best_node_TK]
 
 
-def _step(tree: Tree, score: Scorer, group_TB: Tensor, reach_TB: Tensor) -> tuple[Tensor, Tensor]:
-    """Look into the groups in the running. Returns reach and node of their children, (T, b) each.
+def _step(
+    tree: Tree, score: Scorer, group_TB: Tensor, reach_TB: Tensor, alive_TB: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Look into the groups in the running.
 
-    A reach of -1 is the mark of a place without a node, and of a group that is not in the running.
+    Returns reach and node of their children, and whether a place has a node, (T, b) each.
     """
     num_tokens, num_slots = group_TB.shape
-    slot_R = (reach_TB.flatten() >= 0).nonzero().flatten()
+    slot_R = alive_TB.flatten().nonzero().flatten()
     group_R, order_R = group_TB.flatten()[slot_R].sort(stable=True)
     slot_R = slot_R[order_R]
     looks = Looks(tree, slot_R // num_slots, group_R)
@@ -153,10 +158,11 @@ def _step(tree: Tree, score: Scorer, group_TB: Tensor, reach_TB: Tensor) -> tupl
     room = max((piece.size for piece in looks.pieces), default=1)
     to_C = looks.spread(slot_R) * room + looks.place_C
     num_places = group_TB.numel() * room
-    reach = reach_C.new_full((num_places,), -1.0).index_copy(0, to_C, reach_C)
+    reach = reach_C.new_zeros(num_places).index_copy(0, to_C, reach_C)
     node = group_TB.new_zeros(num_places).index_copy(0, to_C, looks.node_C)
+    alive = alive_TB.new_zeros(num_places).index_fill(0, to_C, True)
     shape = (num_tokens, num_slots * room)
-    return reach.view(shape), node.view(shape)
+    return reach.view(shape), node.view(shape), alive.view(shape)
 
 
 def path_values(tree: Tree, score: Scorer, expert_TK: Tensor, *, raw: bool) -> Tensor:
@@ -203,17 +209,16 @@ def gate_scorer(gate: Gate, x_TD: Tensor, key_T: Tensor | None) -> Scorer:
     assert isinstance(gate, TopDown)
     scorer = _own_weights(gate)
     if scorer is None:
-        starts = [here.start for here in gate.tree.level_slices]
         return tied_scorer(
             [
-                scorer(x_TD, key_T) / gate.temperature_N[start]
-                for scorer, start in zip(gate.scorers, starts, strict=True)
+                scorer(x_TD, key_T) / temperature
+                for scorer, temperature in zip(gate.scorers, gate.temperature_L, strict=True)
             ]
         )
     with torch.autocast(x_TD.device.type, enabled=False):
         query_TD = scorer.query(x_TD.float())
     score = linear_scorer(query_TD, scorer.weight_MD.float(), scorer.bias_M.float())
-    return lambda looks: score(looks) / gate.temperature_N.index_select(0, looks.node_C)
+    return lambda looks: looks.divided(score(looks), gate.temperature_L)
 
 
 def _own_weights(gate: Gate) -> Linear | None:

@@ -30,6 +30,7 @@ class Piece(NamedTuple):
     nodes: slice
     size: int
     groups: slice
+    level: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,17 +79,19 @@ class Looks:
         """The pairs cut where the group size changes, and into pieces of bounded size."""
         cuts = []
         first = 0
-        for block in (block for level in self.tree.blocks for block in level):
+        blocks = [(n, block) for n, level in enumerate(self.tree.blocks) for block in level]
+        for level, block in blocks:
             step = max(1, _NODES_AT_ONCE // block.size)
             for i in range(0, block.num_groups, step):
                 num_groups = min(step, block.num_groups - i)
-                cuts.append((first + i, num_groups, block.start + i * block.size, block.size))
+                node = block.start + i * block.size
+                cuts.append((first + i, num_groups, node, block.size, level))
             first += block.num_groups
         edges = torch.tensor([group for group, *_ in cuts[1:]], dtype=torch.int64) - 1
         ends = [*self.ends_G[edges.to(self.ends_G.device)].tolist(), len(self.group_R)]
         pieces = []
         row = child = 0
-        for (group, num_groups, node, size), end in zip(cuts, ends, strict=True):
+        for (group, num_groups, node, size, level), end in zip(cuts, ends, strict=True):
             if end > row:
                 piece = Piece(
                     rows=slice(row, end),
@@ -96,6 +99,7 @@ class Looks:
                     nodes=slice(node, node + num_groups * size),
                     size=size,
                     groups=slice(group, group + num_groups),
+                    level=level,
                 )
                 pieces.append(piece)
                 row, child = end, piece.children.stop
@@ -112,6 +116,11 @@ class Looks:
             for piece in self.pieces
         ]
         return torch.cat([logits_C[:0], *parts])  # without any pair there is nothing else to join
+
+    def divided(self, logits_C: Tensor, temperature_L: Sequence[float]) -> Tensor:
+        """Raw scores of the children over the temperatures of their levels. (C,) -> (C,)."""
+        parts = [logits_C[p.children] / temperature_L[p.level] for p in self.pieces]
+        return torch.cat([logits_C[:0], *parts])
 
     @property
     def num_children(self) -> int:
@@ -144,12 +153,10 @@ def tied_scorer(logits_by_level: Sequence[Tensor]) -> Scorer:
     """Scores of a gate whose groups on one level are scored alike: a tensor (T, b) a level."""
 
     def score(looks: Looks) -> Tensor:
-        tree = looks.tree
         parts = [logits_by_level[0].flatten()[:0]]
         for piece in looks.pieces:
-            level = sum(piece.nodes.start >= here.start for here in tree.level_slices[1:])
             token_r = looks.token_R[piece.rows]
-            parts.append(logits_by_level[level].index_select(0, token_r).flatten())
+            parts.append(logits_by_level[piece.level].index_select(0, token_r).flatten())
         return torch.cat(parts)
 
     return score

@@ -33,6 +33,7 @@ from hmoe.layer.moving_gates import (
     gates,
     halved,
     kept,
+    learned_nodes,
     moved_gate,
     regrouped,
     scored,
@@ -263,7 +264,7 @@ def _stacks(layer: HMoE) -> Iterator[tuple[list[Tensor], Sequence[int], bool]]:
     """Stacks, the node of each of their rows, and whether they are a gate's."""
     for gate in gates(layer.gate):
         if isinstance(gate, TopDown) and gate.noise_MD is not None:
-            yield [gate.noise_MD], gate.learned_M.tolist(), True
+            yield [gate.noise_MD], learned_nodes(gate), True
         for scorer, nodes in scored(gate):
             yield stacks(scorer), nodes, True
     node_E = layer.tree.node_E

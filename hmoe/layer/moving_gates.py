@@ -51,6 +51,11 @@ def scored(gate: TopDown | BottomUp) -> Iterator[tuple[nn.Module, Sequence[int]]
         yield scorer, range(start, stop)
 
 
+def learned_nodes(gate: TopDown) -> list[int]:
+    """The nodes whose noise is learnt, in the order of their rows."""
+    return [n for n, level in enumerate(gate.tree.level_N) if gate.noise_L[level] == "learned"]
+
+
 def moved_gate(gate: Gate, plan: Plan, origins: Origins, step: Step) -> Gate:
     """The gate on a new tree, or each of its heads: `kept` or `regrouped`."""
     gates(gate)
@@ -84,15 +89,10 @@ def kept(gate: Gate, plan: Plan, origins: Origins) -> Gate:
     new.score_L = [gate.score_L[level] for level in source_L]
     new.noise_L = [gate.noise_L[level] for level in source_L]
     new.link_L = [gate.link_L[level] for level in source_L]
-    starts = [level_slice.start for level_slice in gate.tree.level_slices]
-    node_N = [starts[source_L[level]] for level in plan.tree.level_N]
-    new.temperature_N, new.gumbel_N = gate.temperature_N[node_N], gate.gumbel_N[node_N]
+    new.temperature_L = [gate.temperature_L[level] for level in source_L]
     if gate.noise_MD is not None:
-        row_of = {node: row for row, node in enumerate(gate.learned_M.tolist())} | {FRESH: FRESH}
-        learned = [
-            n for n, level in enumerate(plan.tree.level_N) if new.noise_L[level] == "learned"
-        ]
-        new.learned_M = gate.learned_M.new_tensor(learned)
+        row_of = {node: row for row, node in enumerate(learned_nodes(gate))} | {FRESH: FRESH}
+        learned = learned_nodes(new)
         row_M = torch.tensor([row_of[plan.node_N[node]] for node in learned], dtype=torch.int64)
         new.noise_MD = moved(gate.noise_MD, row_M, origins) if learned else None
     return new
@@ -219,7 +219,9 @@ def _moved_scorers(
 
 
 def _temperature(gate: TopDown | BottomUp, node: int) -> float:
-    return gate.temperature if isinstance(gate, BottomUp) else gate.temperature_N[node].item()
+    if isinstance(gate, BottomUp):
+        return gate.temperature
+    return gate.temperature_L[gate.tree.level_N[node]]
 
 
 def _top(tree: Tree, node: int) -> int:

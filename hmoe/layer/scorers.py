@@ -122,7 +122,8 @@ class Hash(nn.Module):
             sign_TB = F.linear(x_TD.detach().float(), self.plane_BD.float()) > 0
             key_T = (sign_TB * 2 ** torch.arange(self.bits, device=x_TD.device)).sum(-1)
         mixed_TM = _mix(_mix(key_T).unsqueeze(-1) ^ self.salt_M)
-        uniform_TM = ((mixed_TM & (2**24 - 1)).float() + 0.5) / 2**24
+        # 23 bits and a half are what float32 holds exactly: of 24 the largest would round to 1.
+        uniform_TM = ((mixed_TM & (2**23 - 1)).float() + 0.5) / 2**23
         gumbel_TM: Tensor = -(-uniform_TM.log()).log() + self.bias_M.float()
         return gumbel_TM
 

@@ -158,33 +158,36 @@ def descend(
     _check_children(tree, k_L)
     check_weights(weights_L, k_L)
     levels: list[Tensor] = []
+    # Who was chosen is carried beside the weights: a weight may underflow to 0, or be NaN.
+    chosen_levels: list[Tensor] = []
     for level, here in enumerate(tree.level_slices):
         kept: list[Tensor] = []
+        masks: list[Tensor] = []
         for block in tree.blocks[level]:
             shape, nodes = (block.num_groups, block.size), slice(block.start, block.stop)
             ranks = choice.factor_TN[:, nodes].unflatten(-1, shape)
             best = ranks.topk(k_L[level] or block.size, -1).indices
-            mask = torch.zeros_like(ranks).scatter_(-1, best, 1.0)
+            mask = torch.zeros_like(ranks, dtype=torch.bool).scatter_(-1, best, True)
             if k_L[level] is None and choice.hides:
-                mask = mask * (ranks > float("-inf"))
+                mask = mask & (ranks > float("-inf"))
             if weights_L[level] == "softmax":
                 logits = scores.logits_TN[:, nodes].unflatten(-1, shape)
-                weight = logits.masked_fill(mask == 0, float("-inf")).softmax(-1)
+                weight = logits.masked_fill(~mask, float("-inf")).softmax(-1)
             else:
                 factor = scores.factor_TN[:, nodes].unflatten(-1, shape)
-                weight = _weighed(weights_L[level], factor, mask)
-            # A negative mark, not a zero weight, tells "not chosen": a weight may underflow to 0.
-            kept.append(torch.where(mask > 0, weight, -1.0).flatten(-2))
-        weight_Tn = torch.cat(kept, -1)
+                weight = _weighed(weights_L[level], factor, mask.to(factor.dtype))
+            kept.append(weight.flatten(-2))
+            masks.append(mask.flatten(-2))
+        weight_Tn, chosen_Tn = torch.cat(kept, -1), torch.cat(masks, -1)
         if level:
             above = tree.level_slices[level - 1]
             parent_n = tree.index("parent_N", weight_Tn.device)[here] - above.start
-            parent_Tn = levels[-1].index_select(-1, parent_n)
-            alive = (parent_Tn >= 0) & (weight_Tn >= 0)
-            weight_Tn = torch.where(alive, parent_Tn * weight_Tn, -1.0)
+            weight_Tn = levels[-1].index_select(-1, parent_n) * weight_Tn
+            chosen_Tn = chosen_levels[-1].index_select(-1, parent_n) & chosen_Tn
         levels.append(weight_Tn)
+        chosen_levels.append(chosen_Tn)
     weight_TE = at_experts(torch.cat(levels, -1), tree)
-    token_R, expert_R = _chosen(weight_TE.detach() >= 0, tree, k_L)
+    token_R, expert_R = _chosen(at_experts(torch.cat(chosen_levels, -1), tree), tree, k_L)
     weight_R = weight_TE.flatten().index_select(0, token_R * tree.num_experts + expert_R)
     return limited(Routing(scores, token_R, expert_R, weight_R), capacity, drop)
 

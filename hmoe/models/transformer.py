@@ -2,7 +2,7 @@
 
 Pre-norm (RMSNorm), rotary positions (Su et al. 2021), scaled dot-product attention, no biases.
 
-Letters: B batch, S positions, D width, H heads.
+Letters: B batch, S positions, D width, H heads; in `rotate` pairs of a head.
 """
 
 from collections.abc import Callable, Sequence
@@ -116,22 +116,24 @@ class Attention(nn.Module):
         self.context = context
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
-        half = dim // num_heads // 2
-        angle_SH = torch.outer(torch.arange(context), 10000 ** -(torch.arange(half) / half))
-        self.register_buffer("cos", angle_SH.cos(), persistent=False)
-        self.register_buffer("sin", angle_SH.sin(), persistent=False)
 
     def forward(self, x_BSD: Tensor) -> Tensor:
         qkv = self.qkv(x_BSD).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        query, key, value = qkv.unbind(0)
-        y = F.scaled_dot_product_attention(
-            self._rotate(query), self._rotate(key), value, is_causal=True
-        )
+        query, key = rotate(qkv[:2]).unbind(0)
+        y = F.scaled_dot_product_attention(query, key, qkv[2], is_causal=True)
         return self.out(y.transpose(1, 2).flatten(-2))
 
-    def _rotate(self, x: Tensor) -> Tensor:
-        """Turn the pairs (first half, second half) of each head by the angle of the position."""
-        positions = x.shape[-2]
-        cos, sin = self.cos[:positions].to(x.dtype), self.sin[:positions].to(x.dtype)
-        a, b = x.chunk(2, -1)
-        return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
+
+def rotate(x: Tensor) -> Tensor:
+    """Turn the pairs (first half, second half) of each head by the angle of the position.
+
+    Axes before positions and the head's width are free. Angles are worked out anew each time: a
+    table would have to be restored, moved, and kept from rounding with the weights.
+    """
+    half = x.shape[-1] // 2
+    pair_H = torch.arange(half, device=x.device)
+    position_S = torch.arange(x.shape[-2], device=x.device)
+    angle_SH = torch.outer(position_S, 10000 ** -(pair_H / half))
+    cos, sin = angle_SH.cos().to(x.dtype), angle_SH.sin().to(x.dtype)
+    a, b = x.chunk(2, -1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)

@@ -390,11 +390,15 @@ def test_hidden_experts_get_no_rows_and_the_seen_all_the_weight(
         for expert, top in enumerate(tops)
         if top in units
     }
-    for rule in (soft, down(None), partial(expert_choice, k=float(tree.num_experts))):
+    after = down(None, weights="softmax")
+    for rule in (soft, down(None), after, partial(expert_choice, k=float(tree.num_experts))):
         routing = rule(scores, choice)
         assert set(zip(routing.token_R.tolist(), routing.expert_R.tolist(), strict=True)) == seen
         weight_T = torch.zeros(2 * T).index_add(0, routing.token_R, routing.weight_R)
         torch.testing.assert_close(weight_T, torch.ones(2 * T))
+        gate.zero_grad()
+        routing.weight_R.square().sum().backward(retain_graph=True)
+        assert all(p.grad.isfinite().all() for p in gate.parameters())
     for rule in (best(1), down(1), partial(expert_choice, k=1.0), best(1, weights="even")):
         routing = rule(scores, choice)
         assert set(zip(routing.token_R.tolist(), routing.expert_R.tolist(), strict=True)) <= seen

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hmoe.errors import ConfigError
 from hmoe.layer import BottomUp, HMoE, LazyHMoE, Mlp, Shared, Tree, expert_choice, soft
 from hmoe.layer.moving import drop, regroup, reinitialise, split_expert
+from hmoe.layer.moving_gates import learned_nodes
 from hmoe.layer.outline import FRESH
 from tests.cases import (
     DIM,
@@ -188,10 +189,10 @@ def test_an_order_says_which_old_expert_a_new_one_is() -> None:
 
 def test_learnt_noise_stays_with_its_nodes_by_hand() -> None:
     layer = make({"a": 1, "b": {"c": 1, "d": 1}}, gate=top_down(noise=["none", "learned"]))
-    assert layer.gate.learned_M.tolist() == [2, 3]
+    assert learned_nodes(layer.gate) == [2, 3]
     # A third level has the noise of the second: b.c, b.d, b.c.0, b.c.1.
     new, move = split_expert(layer, "b.c", into="unit", noise=0.0)
-    assert new.gate.learned_M.tolist() == [2, 3, 4, 5]
+    assert learned_nodes(new.gate) == [2, 3, 4, 5]
     assert move.origins[new.gate.noise_MD].row_M.tolist() == [0, 1, FRESH, FRESH]
     # a.0, a.1, b.c, b.d.
     new, move = split_expert(layer, "a", into="unit", noise=0.0)

@@ -14,32 +14,29 @@ from hmoe.balance import mixture_layers
 from hmoe.errors import ConfigError
 from hmoe.layer import HMoE, Mlp
 from hmoe.models import Dense, ResidualMlp, Transformer
-from hmoe.models.transformer import Attention
+from hmoe.models.transformer import Attention, rotate
 from tests.cases import DIM, MODELS, SELECTIONS, TREES, dense, make_input, mixture
 
 # ------------------------------------------------------------------ rotary positions by hand
 
 
 def test_a_pair_is_turned_by_its_position() -> None:
-    attention = Attention(dim=2, num_heads=1, context=4)
-    turned = attention._rotate(torch.tensor([[[[1.0, 0.0]] * 4]]))[0, 0]
+    turned = rotate(torch.tensor([[[[1.0, 0.0]] * 4]]))[0, 0]
     # One pair a head turns by one radian a position.
     expected = torch.tensor([[cos(p), sin(p)] for p in range(4)])
     torch.testing.assert_close(turned, expected)
 
 
 def test_later_pairs_turn_slower() -> None:
-    attention = Attention(dim=8, num_heads=2, context=3)
     # Heads of four: pairs (0, 2) and (1, 3), the second at 10000^(-1/2) = 1/100 of the speed.
-    turned = attention._rotate(torch.tensor([1.0, 0.0, 0.0, 2.0]).expand(1, 2, 3, 4))[0, 1]
+    turned = rotate(torch.tensor([1.0, 0.0, 0.0, 2.0]).expand(1, 2, 3, 4))[0, 1]
     expected = [[cos(p), -2 * sin(p / 100), sin(p), 2 * cos(p / 100)] for p in range(3)]
     torch.testing.assert_close(turned, torch.tensor(expected))
 
 
 def test_scores_depend_on_relative_positions_only() -> None:
-    attention = Attention(dim=8, num_heads=1, context=12)
     query, key = torch.randn(2, 1, 1, 1, 8).expand(2, 1, 1, 12, 8)
-    scores = attention._rotate(query)[0, 0] @ attention._rotate(key)[0, 0].T
+    scores = rotate(query)[0, 0] @ rotate(key)[0, 0].T
     for distance in range(-11, 12):
         on_diagonal = scores.diagonal(distance)
         torch.testing.assert_close(on_diagonal, on_diagonal[:1].expand_as(on_diagonal))

@@ -22,7 +22,8 @@ STATISTICS = ("cv", "max_violation", "entropy", "dead")
 
 
 def loads(split, levels):
-    return {f"{split}/load/{s}/{level}" for s in STATISTICS for level in (*levels, "expert")}
+    found = {f"{split}/load/{s}/{level}" for s in STATISTICS for level in (*levels, "expert")}
+    return found | {f"{split}/load/dropped/expert"}
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +195,19 @@ def test_a_loss_that_is_no_number_never_completes(
     assert result["state"] == "diverged"
     assert result["reason"].startswith(reason)
     assert math.isfinite(result["metrics"].get("best/val/loss", 0))
+
+
+@pytest.mark.parametrize(
+    "choices", [["selection=descend"], ["ffn@model.ffn=hmoe_lazy", "balance=none"]]
+)
+def test_nan_ends_as_diverged_however_experts_are_chosen(choices, tmp_path, monkeypatch):
+    right = Learner.training_step
+
+    def wrong(self, batch, batch_idx):
+        return right(self, batch | {"x": batch["x"] * math.nan}, batch_idx)
+
+    monkeypatch.setattr(Learner, "training_step", wrong)
+    assert train_in(tmp_path / "run", *choices)["state"] == "diverged"
 
 
 def test_weights_that_explode_in_the_last_step_are_found_by_the_validation(tmp_path, monkeypatch):
