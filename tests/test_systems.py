@@ -11,6 +11,7 @@ from hmoe.cli import main
 from hmoe.config import CONF, compose, expand, options, parse, read_system
 from hmoe.errors import ConfigError
 from hmoe.layer import HMoE
+from hmoe.layer.tree_ops import at_experts
 from hmoe.training import Learner, assemble
 
 SYSTEMS = options("system")
@@ -63,6 +64,78 @@ def test_a_system_learns_from_one_step(name: str) -> None:
 def leaves(output: object) -> list[torch.Tensor]:
     """The tensors of an output, be it one or a record of several."""
     return [output] if isinstance(output, torch.Tensor) else list(vars(output).values())
+
+
+# What a token meets, by the papers: rows over all heads in training and in evaluation, the sum of a
+# head's weights (None: they are the gate's probabilities or sigmoids as they are), shared experts,
+# and what pushes the load, with its weight (the rate of a bias).
+MEETS = {
+    "comet": (32, 32, 1.0, 0, {"doubt_loss": 0.01}),
+    "deepseek_moe": (3, 3, None, 1, {"switch_loss": [0.05, 0.01]}),
+    "deepseek_v3": (4, 4, 2.5, 1, {"switch_loss": 0.0001, "bias": 0.001}),
+    "dselect_k": (32, 32, 1.0, 0, {"doubt_loss": 0.01}),
+    "expert_choice": (2, 2, None, 0, {}),
+    "fff": (16, 1, 1.0, 0, {"doubt_loss": 0.01}),
+    "gshard": (2, 2, 1.0, 0, {"switch_loss": 0.01}),
+    "hash": (1, 1, 1.0, 0, {}),
+    "hme": (16, 16, 1.0, 0, {}),
+    "laplace_hmoe": (2, 2, 1.0, 0, {"importance_cv2": 0.1}),
+    "loss_free": (4, 4, None, 1, {"bias": 0.001}),
+    "mixtral": (2, 2, 1.0, 0, {"switch_loss": 0.01}),
+    "mmoe": (32, 32, 1.0, 0, {}),
+    "moe_plus_plus": (2, 2, None, 0, {"switch_loss": 0.01}),
+    "olmoe": (4, 4, None, 0, {"switch_loss": 0.01, "z_loss": 0.001}),
+    "peer": (16, 16, 1.0, 0, {}),
+    "ple": (16, 16, 1.0, 0, {}),
+    "product_keys": (4, 4, 1.0, 0, {}),
+    "qwen3_moe": (4, 4, 1.0, 0, {"switch_loss": 0.01}),
+    "random": (2, 2, 1.0, 0, {}),
+    "shazeer": (4, 4, 1.0, 0, {"importance_cv2": 0.1, "load_cv2": 0.1}),
+    "shazeer_two_level": (4, 4, 1.0, 0, {"importance_cv2": [0, 0.1], "load_cv2": [0, 0.1]}),
+    "smile": (1, 1, None, 0, {"switch_loss": 0.01}),
+    "switch": (1, 1, None, 0, {"switch_loss": 0.01}),
+}
+# Rows that an expert takes at most, of 64 tokens: 1.25 T / E for Switch, 2 T / E for GShard.
+CAPACITY = {"switch": 5, "gshard": 8}
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_token_meets_what_the_paper_says(name: str) -> None:
+    unlimited = ["selection.capacity=null"] if name in CAPACITY else []
+    parts = assemble(compose([f"system={name}", *unlimited]))
+    pushes = {
+        getattr(t.loss, "func", t.loss).__name__: t.weight for t in parts.balance.terms.values()
+    }
+    if parts.balance.bias is not None:
+        pushes["bias"] = parts.balance.bias.rate
+    layers = mixture_layers(parts.model)
+    if name not in MEETS:  # no rows: all experts answer all vectors, or slots work for a group
+        assert name in ("jacobs_1991", "soft_moe")
+        assert (layers, pushes) == ([], {})
+        return
+    *rows, total, shared, expected = MEETS[name]
+    assert {loss: weight for loss, weight in pushes.items() if weight} == expected
+    torch.manual_seed(0)
+    x_TD = torch.randn(64, 64)
+    for training, rows_per_token in zip((True, False), rows, strict=True):
+        layer = layers[0].train(training)
+        routing = layer.route(x_TD, None)
+        assert len(routing.token_R) == 64 * rows_per_token
+        assert (layer.shared_weights(routing) > 0).sum() == 64 * layer.gate.num_heads * shared
+        if total is None:
+            weight_TE = at_experts(routing.scores.weight_TN, layer.tree)
+            assert torch.equal(routing.weight_R, weight_TE[routing.token_R, routing.expert_R])
+        else:
+            weight_T = torch.zeros(routing.num_tokens)
+            weight_T = weight_T.index_add(0, routing.token_R, routing.weight_R)
+            torch.testing.assert_close(weight_T, torch.full_like(weight_T, total))
+
+
+@pytest.mark.parametrize("name", CAPACITY)
+def test_an_expert_takes_no_more_than_the_paper_lets_it(name: str) -> None:
+    (layer, *_) = mixture_layers(assemble(compose([f"system={name}"])).model)
+    routing = layer.route(torch.ones(64, 64), None)  # all tokens want the same experts
+    assert routing.load_E.max() == CAPACITY[name]
 
 
 # What a part of a system needs, and says when a later choice takes it away.

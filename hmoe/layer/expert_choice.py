@@ -13,6 +13,7 @@ from hmoe.errors import ConfigError
 from hmoe.layer.checks import per_level
 from hmoe.layer.routing import Routing
 from hmoe.layer.scores import Choice, Scores
+from hmoe.layer.selection import seen_rows
 from hmoe.layer.tree import ROOT
 from hmoe.layer.tree_ops import at_experts
 
@@ -51,7 +52,8 @@ def expert_choice(scores: Scores, choice: Choice, *, k: float | Sequence[float])
     token_R = torch.cat(taken)
     pair_R = (token_R * tree.num_experts + expert_R).sort().values
     weight_R = at_experts(scores.weight_TN, tree).flatten().index_select(0, pair_R)
-    return Routing(scores, pair_R // tree.num_experts, pair_R % tree.num_experts, weight_R)
+    routing = Routing(scores, pair_R // tree.num_experts, pair_R % tree.num_experts, weight_R)
+    return seen_rows(routing, choice)  # an expert shown to too few tokens took others as well
 
 
 def _flat(choice_TE: Tensor, k: float) -> list[Tensor]:

@@ -14,6 +14,7 @@ from hmoe.layer.checks import check_names
 from hmoe.layer.gates import Gate, Merge, TopDown
 from hmoe.layer.scores import Choice, Scores
 from hmoe.layer.tree import Tree
+from hmoe.layer.tree_ops import path_sum
 
 
 class Heads(Gate):
@@ -29,6 +30,7 @@ class Heads(Gate):
         gate: called as gate(tree=, dim=), once a head.
         visible: for every head the children of the root that it may use, with all that is below
             them; None: all. PLE (Tang et al. 2020) shows a task its own experts and shared ones.
+            Hidden experts get no rows from the head.
         merge: of the heads' answers the "sum" or "mean" goes on; "stack" gives every head its own
             from the layer, (H, ..., D).
 
@@ -61,8 +63,23 @@ class Heads(Gate):
         return self._joined([gate(x_TD, key_T) for gate in self._gates])
 
     def choose(self, scores: Scores, bias_N: Tensor | None) -> Choice:
-        """The numbers that decide: a controller has one bias a node for all heads."""
-        return self._gates[0].choose(scores, bias_N)
+        """The numbers that decide: a controller has one bias a node for all heads.
+
+        What a head does not see is minus infinity: see `Choice`.
+        """
+        choice = self._gates[0].choose(scores, bias_N)
+        if not any(self.hidden_H):
+            return choice
+        top_HN = torch.zeros(self.num_heads, self.tree.num_nodes)
+        for head, nodes in enumerate(self.hidden_H):
+            top_HN[head, nodes] = 1.0
+        each = scores.num_tokens // self.num_heads
+        top_TN = top_HN.to(choice.factor_TN.device).repeat_interleave(each, 0)
+        return Choice(
+            choice.factor_TN.masked_fill(top_TN > 0, float("-inf")),
+            choice.weight_TN.masked_fill(path_sum(top_TN, self.tree) > 0, float("-inf")),
+            hides=True,
+        )
 
     def random_scores(self, num_tokens: int, generator: torch.Generator) -> Scores:
         """Scores of made-up tokens for every head."""

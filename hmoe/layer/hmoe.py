@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from hmoe.errors import ConfigError
 from hmoe.layer.dispatch import combine, permute
-from hmoe.layer.gates import Gate
+from hmoe.layer.gates import Gate, TopDown
+from hmoe.layer.heads import Heads
 from hmoe.layer.routing import Routing
-from hmoe.layer.selection import Selection
+from hmoe.layer.scores import Scores
+from hmoe.layer.selection import Selection, check_seen
 from hmoe.layer.staff import Shared
 from hmoe.layer.tree import Tree
 
@@ -33,9 +35,9 @@ class HMoE(nn.Module):
         dim: width D of a token.
 
     Raises:
-        ConfigError: a selection that cannot work on this tree, or leaves a gate that learns without
-            a gradient. It is tried on one token here, so that a mistake is told before any work
-            starts.
+        ConfigError: a selection that cannot work on this tree, or leaves a gate that learns, or a
+            level of it, without a gradient. It is tried on made-up tokens here, so that a mistake
+            is told before any work starts.
     """
 
     gate: Gate
@@ -63,13 +65,16 @@ class HMoE(nn.Module):
         self.shared = shared(tree=tree, dim=dim)
         self.register_buffer("bias_N", None)
         with torch.enable_grad():
-            weighs = self.try_out(1).weight_R.requires_grad
+            tried = self.try_out(1)
+        weighs = tried.weight_R.requires_grad
         if not weighs and any(True for _ in self.gate.parameters()):
             raise ConfigError(
                 "selection.weights: the weights do not depend on the gate, so it would never learn "
                 "from the task. Use a gate that does not learn, such as gate.score=hash, or "
                 "selection.weights=probs."
             )
+        if weighs and isinstance(tried.scores, Scores):
+            self._check_levels()
 
     def add_bias(self) -> None:
         """Make room for a bias controller: a float32 buffer, one number a node, at zero."""
@@ -116,12 +121,40 @@ class HMoE(nn.Module):
             generator = torch.Generator().manual_seed(0)
             scores = self.gate.random_scores(num_tokens, generator)
             choice = self.gate.choose(scores, None)
-            self.eval_selection(scores, choice)
-            return self.selection(scores, choice)
+            check_seen(self.eval_selection(scores, choice), choice)
+            routing = self.selection(scores, choice)
+            check_seen(routing, choice)
+            return routing
 
     def shared_weights(self, routing: Routing) -> Tensor:
         """What every shared expert weighs for every token: see `Shared.weights`."""
         return self.shared.weights(routing, self.gate.merge, self.gate.num_heads)
+
+    def _check_levels(self) -> None:
+        """Refuse weights that leave one level of a gate that learns without a gradient.
+
+        Asked are made-up tokens, so many that their choices differ.
+
+        Raises:
+            ConfigError: there is such a level.
+        """
+        # Heads are alike, and each has its own scores.
+        gate = self.gate.heads[0] if isinstance(self.gate, Heads) else self.gate
+        if not isinstance(gate, TopDown):
+            return  # one score an expert, for all levels
+        with torch.device("cpu"), torch.enable_grad():
+            scores = gate.random_scores(64, torch.Generator().manual_seed(0))
+            weight_R = self.selection(scores, gate.choose(scores, None)).weight_R
+            (grad_TN,) = torch.autograd.grad(weight_R.square().sum(), scores.logits_TN)
+        rounding = 1e-6 * grad_TN.abs().max()  # what cancels out may leave a trace
+        for level, here in enumerate(self.tree.level_slices):
+            learns = gate.score_L[level] not in ("random", "hash")
+            if learns and grad_TN[:, here].abs().max() <= rounding:
+                raise ConfigError(
+                    f"selection.weights: the weights do not depend on level {level} of the gate, "
+                    "so that it would never learn from the task. Use a score that does not learn "
+                    "there, such as gate.score=random, or selection.weights=probs."
+                )
 
     def _merged(self, y_TD: Tensor) -> Tensor:
         """Answers to the tokens of all heads (H T, D), as they go on: (T, D), or all, stacked."""

@@ -18,10 +18,13 @@ class Choice(NamedTuple):
         factor_TN: ranks siblings; read by rules that decide unit by unit.
         weight_TN: ranks nodes of a level, and experts of all levels; read by rules that look at
             whole paths.
+        hides: some nodes must not work for some tokens, whatever the rule: `weight_TN` is minus
+            infinity at all of them, `factor_TN` at the highest, so that some sibling is finite.
     """
 
     factor_TN: Tensor
     weight_TN: Tensor
+    hides: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ Letters: T tokens, N nodes, E experts, K experts per token, R rows.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import prod
 from typing import Literal
 
@@ -42,11 +43,12 @@ _WEIGHTS = ("probs", "renormalized", "softmax", "even")
 def soft(scores: Scores, choice: Choice) -> Routing:
     """Every expert works on every token, weighed by its path.
 
-    Jordan & Jacobs (1994), eq. 4-5. There is no choice to bias, so `choice` has no effect.
+    Jordan & Jacobs (1994), eq. 4-5. There is no choice to bias: `choice` tells only which experts
+    a head does not see.
     """
     weight_TE = at_experts(scores.weight_TN, scores.tree)
     expert_E = torch.arange(scores.tree.num_experts, device=weight_TE.device)
-    return Routing.from_choice(scores, expert_E.expand_as(weight_TE), weight_TE)
+    return seen_rows(Routing.from_choice(scores, expert_E.expand_as(weight_TE), weight_TE), choice)
 
 
 def top_k(
@@ -166,6 +168,8 @@ def descend(
             ranks = choice.factor_TN[:, nodes].unflatten(-1, shape)
             best = ranks.topk(k_L[level] or block.size, -1).indices
             mask = torch.zeros_like(ranks, dtype=torch.bool).scatter_(-1, best, True)
+            if k_L[level] is None and choice.hides:
+                mask = mask & (ranks > float("-inf"))
             if weights_L[level] == "softmax":
                 logits = scores.logits_TN[:, nodes].unflatten(-1, shape)
                 weight = logits.masked_fill(~mask, float("-inf")).softmax(-1)
@@ -186,6 +190,38 @@ def descend(
     token_R, expert_R = _chosen(at_experts(torch.cat(chosen_levels, -1), tree), tree, k_L)
     weight_R = weight_TE.flatten().index_select(0, token_R * tree.num_experts + expert_R)
     return limited(Routing(scores, token_R, expert_R, weight_R), capacity, drop)
+
+
+def seen_rows(routing: Routing, choice: Choice) -> Routing:
+    """The rows of experts that may work for their tokens; the others would weigh nothing."""
+    if not choice.hides:
+        return routing
+    row_R = (~_hidden_rows(routing, choice)).nonzero().flatten()
+    return replace(
+        routing,
+        token_R=routing.token_R.index_select(0, row_R),
+        expert_R=routing.expert_R.index_select(0, row_R),
+        weight_R=routing.weight_R.index_select(0, row_R),
+    )
+
+
+def check_seen(routing: Routing, choice: Choice) -> None:
+    """Refuse a rule that had to choose what must not work, for want of others.
+
+    Raises:
+        ConfigError: there is such a row.
+    """
+    if choice.hides and _hidden_rows(routing, choice).any():
+        raise ConfigError(
+            "selection.k: more than the experts or units that some head sees. Use a smaller "
+            "selection.k, or show the head more (gate.visible)."
+        )
+
+
+def _hidden_rows(routing: Routing, choice: Choice) -> Tensor:
+    """Which rows belong to experts that must not work for their tokens: bool (R,)."""
+    choice_TE = at_experts(choice.weight_TN, routing.tree)
+    return choice_TE[routing.token_R, routing.expert_R] == float("-inf")
 
 
 def _weighed(weights: Weights, weight: Tensor, mask: Tensor) -> Tensor:

@@ -370,6 +370,40 @@ def test_a_head_works_only_with_the_units_that_it_sees(spec: dict[str, Any], see
     assert unit_R == [unit for unit in units for _ in range(T)]
 
 
+@law
+@given(RAGGED, SEEDS, st.data())
+def test_hidden_experts_get_no_rows_and_the_seen_all_the_weight(
+    spec: dict[str, Any], seed: int, data: st.DataObject
+) -> None:
+    tree = Tree.from_spec(spec)
+    shown = st.lists(st.sampled_from(list(spec)), min_size=1, unique=True)
+    visible = [data.draw(shown), data.draw(shown)]
+    torch.manual_seed(seed)
+    gate = heads(visible=visible)(tree=tree, dim=DIM)
+    scores = gate(torch.randn(T, DIM))
+    choice = gate.choose(scores, torch.randn(tree.num_nodes))
+    tops = [tree.path_N[node].split(".")[0] for node in tree.node_E]
+    seen = {
+        (head * T + token, expert)
+        for head, units in enumerate(visible)
+        for token in range(T)
+        for expert, top in enumerate(tops)
+        if top in units
+    }
+    after = down(None, weights="softmax")
+    for rule in (soft, down(None), after, partial(expert_choice, k=float(tree.num_experts))):
+        routing = rule(scores, choice)
+        assert set(zip(routing.token_R.tolist(), routing.expert_R.tolist(), strict=True)) == seen
+        weight_T = torch.zeros(2 * T).index_add(0, routing.token_R, routing.weight_R)
+        torch.testing.assert_close(weight_T, torch.ones(2 * T))
+        gate.zero_grad()
+        routing.weight_R.square().sum().backward(retain_graph=True)
+        assert all(p.grad.isfinite().all() for p in gate.parameters())
+    for rule in (best(1), down(1), partial(expert_choice, k=1.0), best(1, weights="even")):
+        routing = rule(scores, choice)
+        assert set(zip(routing.token_R.tolist(), routing.expert_R.tolist(), strict=True)) <= seen
+
+
 # Gradients.
 
 

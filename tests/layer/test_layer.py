@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hmoe.errors import ConfigError
-from hmoe.layer import HMoE, Tree
+from hmoe.layer import HMoE, Tree, soft
 from tests.cases import (
     CASES,
     DIM,
@@ -18,8 +18,10 @@ from tests.cases import (
     SELECTIONS,
     TREES,
     best,
+    bottom_up,
     by_unit,
     down,
+    heads,
     layer_of,
     make_layer,
     tied,
@@ -261,3 +263,56 @@ def test_cuda_is_the_cpu(dtype: torch.dtype) -> None:
     expected, _ = layer(x)
     y, _ = layer.to("cuda", dtype)(x.to("cuda", dtype))
     assert torch.allclose(y.cpu().float(), expected, atol=1e-4 if dtype == torch.float32 else 0.2)
+
+
+@pytest.mark.parametrize("selection", [best(3), best(3, weights="softmax"), down([2, 1])])
+def test_a_head_cannot_choose_more_than_it_sees(selection) -> None:
+    """Of a with two experts and b with three the second head sees a alone."""
+    parts = {"tree": Tree.from_spec({"a": 2, "b": 3}), "gate": heads(visible=[["a", "b"], ["a"]])}
+    for rules in ({"selection": selection}, {"eval_selection": selection, "selection": soft}):
+        with pytest.raises(ConfigError, match=r"selection\.k: more than .* some head sees"):
+            layer_of(**parts, **rules)(dim=DIM)
+    routing = layer_of(**parts, selection=best(2))(dim=DIM).route(torch.randn(4, DIM), None)
+    # The second head's tokens are the last four.
+    assert routing.expert_R[routing.token_R >= 4].unique().tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("gate", "selection", "level"),
+    [
+        (top_down(), down(2, weights=["even", "probs"]), 0),
+        (top_down(), down(2, weights=["probs", "even"]), 1),
+        (top_down(score=["linear", "random"]), down(1, weights=["even", "probs"]), 0),
+        (tied(), down([2, 1], weights=["even", "probs"]), 0),
+        (heads(), down(2, weights=["even", "renormalized"]), 0),
+        # Of one unit the weights of its experts, over their sum, say nothing about the unit.
+        (top_down(), best(2, beam=1, weights="renormalized"), 0),
+        (top_down(), best(2, beam=1, weights="softmax"), 0),
+    ],
+)
+def test_a_level_that_would_never_learn_is_refused(gate, selection, level: int) -> None:
+    parts = {"tree": Tree.from_spec([3, 4]), "gate": gate}
+    with pytest.raises(ConfigError, match=f"the weights do not depend on level {level} of"):
+        layer_of(**parts, selection=selection)(dim=DIM)
+    # Outside training nothing learns.
+    layer_of(**parts, selection=soft, eval_selection=selection)(dim=DIM)
+
+
+@pytest.mark.parametrize(
+    ("gate", "selection"),
+    [
+        (top_down(score=["random", "linear"]), down(2, weights=["even", "probs"])),
+        (top_down(score=["linear", "hash"]), down(2, weights=["probs", "even"])),
+        (top_down(), best(2, weights="softmax")),
+        (heads(visible=[["0"], ["1", "2"]]), best(2)),
+        # One score an expert, for all levels.
+        (bottom_up(), down(2, weights=["even", "probs"])),
+    ],
+)
+def test_levels_that_do_not_learn_and_gates_without_levels_go_with_even(gate, selection) -> None:
+    layer = layer_of(tree=Tree.from_spec([3, 4]), gate=gate, selection=selection)(dim=DIM)
+    y_TD, _ = layer(torch.randn(64, DIM))
+    y_TD.square().sum().backward()
+    for name, parameter in layer.gate.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 1e-4, name

@@ -288,6 +288,13 @@ def test_several_heads_send_a_token_to_more_experts() -> None:
     assert experts_per_token(layer) == 6
 
 
+def test_a_token_meets_no_expert_that_its_head_does_not_see() -> None:
+    """Own experts and shared ones, as in PLE: 4 + 2 for the first head, 4 + 3 for the second."""
+    tree = Tree.from_spec({"shared": 4, "first": 2, "second": 3})
+    gate = heads(visible=[["shared", "first"], ["shared", "second"]])
+    assert experts_per_token(layer_of(tree=tree, gate=gate, selection=soft)(dim=8)) == 13
+
+
 def test_experts_per_token_of_a_ragged_descent_by_an_integral() -> None:
     """Two children of three are kept. With solo a token has 1 + 2 experts, without it 2 + 2.
 
