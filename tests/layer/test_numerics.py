@@ -8,18 +8,21 @@ import pytest
 import torch
 from torch import nn
 
-from hmoe.balance import BiasController
-from hmoe.layer import HMoE, LazyHMoE, Tree
+from hmoe.balance import BiasController, doubt_loss, spread_loss, z_loss
+from hmoe.layer import HMoE, LazyHMoE, SoftMoE, Tree
 from hmoe.layer.scorers import Hash
 from hmoe.layer.tree_ops import at_experts
 from tests.cases import (
     CASES,
     DIM,
+    EXPERTS,
     GATES,
     MODELS,
+    SELECTIONS,
     TREES,
     best,
     down,
+    heads,
     layer_of,
     make_input,
     make_layer,
@@ -195,3 +198,49 @@ def test_the_extreme_hashes_are_finite(
     scorer.salt_M.zero_()
     score = scorer(torch.zeros(1, DIM), torch.zeros(1, dtype=torch.int64)).item()
     assert score == pytest.approx(-log(-log(uniform)), rel=1e-5)
+
+
+# ------------------------------------------------------------------ no tokens
+
+
+@pytest.mark.parametrize("shape", [(0,), (2, 0), (0, 3), (2, 0, 3)])
+@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("gate", ["top_down", "bottom_up"])
+def test_no_tokens_have_no_answers(selection: str, gate: str, shape: tuple[int, ...]) -> None:
+    layer = make_layer("grid", selection, gate)
+    x = torch.randn(*shape, DIM, requires_grad=True)
+    y, routing = layer(x)
+    assert y.shape == x.shape
+    assert routing.num_tokens == routing.token_R.numel() == 0
+    y.sum().backward()
+
+
+@pytest.mark.parametrize("merge", ["sum", "mean", "stack"])
+@pytest.mark.parametrize("shape", [(2, 0), (0, 3)])
+def test_no_tokens_have_no_answers_from_heads(merge: str, shape: tuple[int, ...]) -> None:
+    tree = Tree.from_spec(TREES["grid"])
+    layer = layer_of(tree=tree, gate=heads(merge=merge), selection=best(2))(dim=DIM)
+    y, routing = layer(torch.randn(*shape, DIM))
+    assert y.shape == ((2, *shape, DIM) if merge == "stack" else (*shape, DIM))
+    assert routing.num_sequences == 2 * shape[0]
+
+
+@pytest.mark.parametrize("shape", [(2, 0), (0, 3)])
+def test_slots_without_tokens(shape: tuple[int, ...]) -> None:
+    tree = Tree.from_spec([4])
+    layer = SoftMoE(tree=tree, experts=EXPERTS["mlp"], slots=2, group=3, dim=DIM)
+    y, _ = layer(torch.randn(*shape, DIM))
+    assert y.shape == (*shape, DIM)
+
+
+@pytest.mark.parametrize(
+    "loss", [spread_loss, z_loss, *(partial(doubt_loss, weigh=w) for w in ("reach", "units"))]
+)
+@pytest.mark.parametrize("tree", TREES)
+def test_no_tokens_cost_nothing(tree: str, loss: Callable[..., dict[str, torch.Tensor]]) -> None:
+    layer = make_layer(tree, "top_2")
+    values = loss(layer(torch.zeros(0, DIM))[1])
+    assert [value.item() for value in values.values()] == [0.0] * layer.tree.num_levels
+    sum(values.values()).backward()
+    grads = [p.grad for p in layer.gate.parameters()]
+    assert all(grad is None or torch.isfinite(grad).all() for grad in grads)
