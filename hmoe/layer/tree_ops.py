@@ -30,6 +30,11 @@ def sibling_softmax(logits_TN: Tensor, tree: Tree) -> Tensor:
     return among_siblings([lambda group: group.softmax(-1)] * tree.num_levels, logits_TN, tree)
 
 
+def sibling_log_softmax(logits_TN: Tensor, tree: Tree) -> Tensor:
+    """log P(node | parent), finite where the probability itself is too small. (T, N) -> (T, N)."""
+    return among_siblings([lambda group: group.log_softmax(-1)] * tree.num_levels, logits_TN, tree)
+
+
 def sibling_shares(value_TN: Tensor, tree: Tree) -> Tensor:
     """Positive values over their sum among the children of every parent. (T, N) -> (T, N)."""
     return among_siblings(

@@ -9,8 +9,11 @@ import torch
 from torch import nn
 
 from hmoe.balance import BiasController, doubt_loss, spread_loss, z_loss
-from hmoe.layer import HMoE, LazyHMoE, SoftMoE, Tree
+from hmoe.layer import HMoE, LazyHMoE, SoftMoE, Tree, expert_choice
+from hmoe.layer.lazy import search
+from hmoe.layer.looks import linear_scorer
 from hmoe.layer.scorers import Hash
+from hmoe.layer.selection import Selection
 from hmoe.layer.tree_ops import at_experts
 from tests.cases import (
     CASES,
@@ -198,6 +201,32 @@ def test_the_extreme_hashes_are_finite(
     scorer.salt_M.zero_()
     score = scorer(torch.zeros(1, DIM), torch.zeros(1, dtype=torch.int64)).item()
     assert score == pytest.approx(-log(-log(uniform)), rel=1e-5)
+
+
+@pytest.mark.parametrize("rule", [best(2), down(2), partial(expert_choice, k=2.0)])
+def test_probabilities_that_underflow_are_still_ranked(rule: Selection) -> None:
+    """Of these scores all but the first have a probability of 0 in float32."""
+    gate = top_down()(tree=Tree.from_spec([4]), dim=DIM)
+    scores = gate.read(torch.tensor([[300.0, 0.0, -5.0, 150.0], [0.0, 300.0, 150.0, -5.0]]))
+    routing = rule(scores, gate.choose(scores, None))
+    if rule.func is expert_choice:  # every expert takes the token that wants it more
+        assert routing.expert_R.tolist() == [0, 3, 1, 2]
+    else:
+        assert sorted(routing.expert_R[:2].tolist()) == [0, 3]
+        assert sorted(routing.expert_R[2:].tolist()) == [1, 2]
+
+
+def test_paths_that_underflow_are_still_ranked() -> None:
+    """Of departments only 0 has a probability above 0 in float32; 4 is the next best."""
+    tree = Tree.from_spec([5, 2])
+    logits_N = torch.tensor([0.0, -400.0, -350.0, -300.0, -200.0, *[0.0, -50.0] * 5])
+    score = linear_scorer(torch.zeros(1, 4), torch.zeros(15, 4), logits_N)
+    found = search(tree, score, num_tokens=1, k=4, beams=[2], device=torch.device("cpu"))
+    assert found.tolist() == [[0, 1, 8, 9]]
+    gate = top_down()(tree=tree, dim=DIM)
+    scores = gate.read(logits_N.unsqueeze(0))
+    routing = best(4, beam=2)(scores, gate.choose(scores, None))
+    assert routing.expert_R.tolist() == [0, 1, 8, 9]
 
 
 # ------------------------------------------------------------------ no tokens
