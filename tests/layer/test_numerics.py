@@ -117,6 +117,18 @@ def test_a_bias_made_under_another_default_is_float32() -> None:
     assert layer.bias_N.dtype == torch.float32
 
 
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_a_layer_of_doubles(selection: str) -> None:
+    layer = make_layer("grid", selection)
+    layer.experts.implementation = "grouped"
+    x = torch.randn(9, DIM)
+    rough = layer(x)[0]
+    y, _ = layer.double()(x.double())
+    assert y.dtype == torch.float64
+    assert torch.allclose(y.float(), rough, atol=1e-5)
+    y.sum().backward()
+
+
 # ------------------------------------------------------------------ temperature
 
 
