@@ -7,9 +7,11 @@ from math import log
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from hmoe.balance import BiasController, doubt_loss, spread_loss, z_loss
-from hmoe.layer import HMoE, LazyHMoE, SoftMoE, Tree, expert_choice
+from hmoe.layer import HMoE, LazyHMoE, Shared, SoftMoE, Tree, expert_choice
 from hmoe.layer.lazy import search
 from hmoe.layer.looks import linear_scorer
 from hmoe.layer.scorers import Hash
@@ -285,3 +287,56 @@ def test_no_tokens_cost_nothing(tree: str, loss: Callable[..., dict[str, torch.T
     sum(values.values()).backward()
     grads = [p.grad for p in layer.gate.parameters()]
     assert all(grad is None or torch.isfinite(grad).all() for grad in grads)
+
+
+# ------------------------------------------------------------------ shared experts
+
+
+class Seen(TorchDispatchMode):
+    """Names of the operations, and entries of the largest tensor that they made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+        self.largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        self.names.add(func.overloadpacket.__name__)
+        made = [t.numel() for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
+        self.largest = max(self.largest, *made, 0)
+        return result
+
+
+def shared_layer(spec: list[int], units: dict[str, int], **parts) -> HMoE:
+    shared = partial(Shared, units=units, experts=EXPERTS["mlp"])
+    parts = {"tree": Tree.from_spec(spec), "shared": shared, "selection": best(2)} | parts
+    return layer_of(**parts)(dim=DIM)
+
+
+@pytest.mark.parametrize("merge", ["sum", "stack"])
+def test_the_company_s_staff_is_not_looked_for(merge: str) -> None:
+    """Neither the shared experts' rows nor their units make the device be waited for."""
+    layer = shared_layer([3, 4], {"company": 2}, gate=heads(merge=merge))
+    layer.experts.implementation = layer.shared.experts.implementation = "grouped"
+    layer(torch.randn(5, DIM))
+    with Seen() as seen:
+        layer(torch.randn(5, DIM))
+    # What looks for entries, reads a number, or copies a Python list.
+    waiting = {"nonzero", "_local_scalar_dense", "item", "lift_fresh"}
+    assert not seen.names & waiting
+
+
+def test_a_few_units_of_a_large_tree_are_not_all_nodes() -> None:
+    layer = shared_layer([32, 32], {"0": 1, "company": 1})
+    routing = layer(torch.randn(50, DIM))[1]
+    with Seen() as seen:
+        layer.shared_weights(routing)
+    assert seen.largest < 50 * 1024 / 10
+
+
+@pytest.mark.parametrize("units", [{"company": 1}, {"level_0": 1}, {"company": 1, "0": 2}])
+def test_no_tokens_meet_no_shared_experts(units: dict[str, int]) -> None:
+    for gate in (top_down(), heads(merge="mean")):
+        y, _ = shared_layer([3, 4], units, gate=gate)(torch.randn(0, DIM))
+        assert y.shape == (0, DIM)
