@@ -6,6 +6,7 @@ from math import log
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -14,7 +15,7 @@ from hmoe.balance import BiasController, doubt_loss, spread_loss, z_loss
 from hmoe.layer import HMoE, LazyHMoE, Shared, SoftMoE, Tree, expert_choice
 from hmoe.layer.lazy import search
 from hmoe.layer.looks import linear_scorer
-from hmoe.layer.scorers import Hash
+from hmoe.layer.scorers import Hash, Laplace
 from hmoe.layer.selection import Selection
 from hmoe.layer.tree_ops import at_experts
 from tests.cases import (
@@ -215,6 +216,22 @@ def test_the_extreme_hashes_are_finite(
     scorer.salt_M.zero_()
     score = scorer(torch.zeros(1, DIM), torch.zeros(1, dtype=torch.int64)).item()
     assert score == pytest.approx(-log(-log(uniform)), rel=1e-5)
+
+
+@pytest.mark.parametrize("dim", [8, 512])
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+@pytest.mark.parametrize("away", [0.0, 1e-5, 1e-4, 1e-3, 1e-2, 1.0])
+def test_distances_are_right_to_their_stated_limit(away: float, scale: float, dim: int) -> None:
+    scorer = Laplace(prior_M=torch.zeros(64), dim=dim, width=None, init_std=scale)
+    length_M1 = scorer.weight_MD.norm(dim=-1, keepdim=True)
+    step_MD = F.normalize(torch.randn(64, dim), dim=-1)
+    x_MD = (scorer.weight_MD + away * length_M1 * step_MD).detach().requires_grad_()
+    score_M = scorer(x_MD, None).diagonal()
+    exact_M = (x_MD.double() - scorer.weight_MD.double()).norm(dim=-1)
+    assert ((-score_M - exact_M).abs() <= x_MD.norm(dim=-1) / 500 + 1e-6).all()
+    score_M.sum().backward()
+    assert torch.isfinite(x_MD.grad).all()
+    assert torch.isfinite(scorer.weight_MD.grad).all()
 
 
 @pytest.mark.parametrize("rule", [best(2), down(2), partial(expert_choice, k=2.0)])
