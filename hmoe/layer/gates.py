@@ -68,10 +68,6 @@ class Gate(nn.Module):
         """(T, D) of any dtype, ids (T,) where the model reads ids -> Scores of T tokens."""
         raise NotImplementedError
 
-    def read(self, logits: Tensor) -> Scores:
-        """What raw scores mean."""
-        raise NotImplementedError
-
     def choose(self, scores: Scores, bias_N: Tensor | None) -> Choice:
         """The numbers that decide, those of a bias controller included."""
         raise NotImplementedError
@@ -98,8 +94,9 @@ class TopDown(Gate):
         init_std: standard deviation of the initial weights.
         temperature: raw scores are divided by it; one, or one a level.
         noise: added to raw scores in training; one, or one a level. "learned" is N(0, 1) times
-            softplus(x W_noise) + 0.01 with W_noise starting at zero (Shazeer et al. 2017, eq. 4);
-            "gumbel" is standard Gumbel noise, so that the best child is a sample of the softmax.
+            softplus(x W_noise) + 0.01 with W_noise starting at zero: Shazeer et al. (2017), eq. 4,
+            and a floor of 0.01, which is ours; "gumbel" is standard Gumbel noise, so that the best
+            child is a sample of the softmax.
         link: from the raw scores of siblings to their factors; one, or one a level.
 
     Raises:

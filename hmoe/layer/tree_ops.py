@@ -1,4 +1,4 @@
-"""Tensor arithmetic on a tree. The only place that loops over levels.
+"""Tensor arithmetic on a tree: what is common to gates, selections and losses.
 
 Letters: T tokens, N nodes, E experts, G sibling groups of a block, b children of a group. The node
 axis is the last one; axes before it are free.
