@@ -74,11 +74,19 @@ REFUSED = {
     ("deepseek_moe", "tree=deep"): "2 numbers given, 3 expected",
     ("shazeer", "gate=bottom_up"): "load_cv2 asks what new noise would change",
     ("shazeer_two_level", "gate=bottom_up"): "load_cv2 asks what new noise would change",
+    ("shazeer_two_level", "tree=deep"): "2 numbers given, 3 expected",
     ("hash", "gate=bottom_up"): "weights do not depend on the gate",
     ("random", "gate=bottom_up"): "weights do not depend on the gate",
     ("peer", "gate=bottom_up"): "A lazy descent needs",
     ("peer", "balance=switch"): "losses need the scores of all nodes",
     ("soft_moe", "tree=deep"): "would ignore all levels but one",
+    ("soft_moe", "selection=top_k"): "reads no selection, only tree, experts",
+    ("soft_moe", "gate=bottom_up"): "reads no gate, only tree, experts",
+    ("soft_moe", "experts=swiglu"): "shared=company: .* reads no shared, only tree, experts",
+    ("soft_moe", "balance=switch"): "reads no balance, only tree, experts",
+    ("jacobs_1991", "selection=top_k"): "reads no selection, only tree, gate",
+    ("jacobs_1991", "experts=swiglu"): "experts=swiglu: .* reads no experts, only tree, gate",
+    ("jacobs_1991", "balance=switch"): "reads no balance, only tree, gate",
 }
 
 
@@ -95,11 +103,11 @@ REFUSED = {
     ids=lambda change: change[0],
 )
 def test_a_later_choice_wins(name: str, change: list[str]) -> None:
-    cfg = compose([f"system={name}", *change])
     if message := REFUSED.get((name, change[0])):
         with pytest.raises(ConfigError, match=message):
-            assemble(cfg, device="meta")
+            assemble(compose([f"system={name}", *change]), device="meta")
         return
+    cfg = compose([f"system={name}", *change])
     assemble(cfg, device="meta")
     group = change[0].partition("=")[0]
     assert cfg[group] == compose(change)[group]
@@ -119,6 +127,22 @@ def test_an_expansion_drops_only_what_is_chosen_anew() -> None:
     ]
     # Values alone replace nothing: they win by coming later.
     assert expand(["system=mixtral", "selection.k=1"]) == [*plain, "selection.k=1"]
+
+
+@pytest.mark.parametrize("first", ["deepseek_moe", "fff", "jacobs_1991", "peer"])
+def test_of_several_systems_the_last_counts_alone(first: str) -> None:
+    own = ["seed=3", "optim.lr=0.01"]
+    assert compose([own[0], f"system={first}", own[1], "system=mixtral"]) == compose(
+        [*own, "system=mixtral"]
+    )
+    # What one says oneself stays where one said it: before a system it gives way, after it wins.
+    mixed = expand(
+        ["selection.k=3", f"system={first}", "seed=3", "system=mixtral", "shared=company"]
+    )
+    choices = read_system("mixtral", CONF).choices
+    assert mixed == ["selection.k=3", "seed=3", *choices, "shared=company"]
+    with pytest.raises(ConfigError, match="Did you mean 'mixtral'"):
+        expand(["system=mixtrall", f"system={first}"])
 
 
 def test_a_system_within_a_system_falls_with_its_gate() -> None:
@@ -142,6 +166,46 @@ def test_a_system_within_a_system_falls_with_its_gate() -> None:
 def test_a_system_asked_for_what_it_cannot_have_says_so(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         assemble(compose(overrides), device="meta")
+
+
+# ------------------------------------------------------------------ what nothing reads
+
+
+@pytest.mark.parametrize(
+    ("model", "ignored", "part"),
+    [
+        ("model=mixture", "selection.k=3", "selection"),
+        ("model=mixture", "selection@eval_selection=descend", "eval_selection"),
+        ("model=mixture", "shared.units={company: 1}", "shared"),
+        ("model=mixture", "experts.hidden_dim=8", "experts"),
+        ("model=mixture", "balance.terms.switch.weight=0.1", "balance"),
+        ("model=mlp_dense", "tree=flat", "tree"),
+        ("model=mlp_dense", "gate=heads", "gate"),
+        ("model=mlp_dense", "balance=bias", "balance"),
+        ("model=transformer_dense", "system=mixtral", "tree"),
+        ("ffn@model.ffn=soft_moe", "gate.noise=gumbel", "gate"),
+        ("ffn@model.ffn=soft_moe", "balance=switch_z", "balance"),
+    ],
+)
+def test_what_a_model_does_not_read_cannot_be_chosen(model: str, ignored: str, part: str) -> None:
+    for overrides in ([model, ignored], [ignored, model]):
+        with pytest.raises(ConfigError, match=f"would be ignored.* reads no {part}, only "):
+            compose(overrides)
+
+
+@pytest.mark.parametrize("model", ["mixture", "mlp_dense", "mlp", "ffn@model.ffn=soft_moe"])
+def test_defaults_and_none_are_no_choices(model: str) -> None:
+    choice = model if "=" in model else f"model={model}"
+    assert compose([choice, "balance=none", "shared=none"]).balance.terms == {}
+    # What is taken back was never asked for.
+    assert compose([choice, "shared=company", "shared=none"]) == compose([choice])
+
+
+def test_parts_that_are_read_through_others_can_be_chosen() -> None:
+    read = ["tree=flat", "gate=tied", "selection@eval_selection=soft", "experts=by_unit"]
+    assemble(compose([*read, "shared=company", "balance=switch_z"]), device="meta")
+    # Experts that differ by unit read the tree, whoever reads them.
+    assert compose(["model=mlp_dense", "experts=by_unit", "tree=flat"]).tree.spec == [16]
 
 
 # ------------------------------------------------------------------ hmoe.build

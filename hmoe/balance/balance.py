@@ -71,7 +71,7 @@ class Balance:
         """Let the bias controller answer the loads of one optimiser step."""
         if self.bias is not None:
             for layer, routing in zip(mixture_layers(model), routings, strict=True):
-                self.bias.step(layer, routing.load_N)
+                self.bias.step(layer, routing.before_drops.load_N)
 
 
 def mixture_layers(model: nn.Module) -> list[HMoE]:

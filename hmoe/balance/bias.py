@@ -74,7 +74,7 @@ class BiasController:
 
     @torch.no_grad()
     def step(self, layer: HMoE, load_N: Tensor) -> None:
-        """Move the bias of one layer by the rows its nodes received since the last step.
+        """Move the bias of one layer by the rows asked of its nodes since the last step.
 
         In a distributed run these are the rows of all processes.
         """

@@ -22,6 +22,7 @@ def importance_cv2(routing: Routing) -> dict[str, Tensor]:
     the experts below it, Importance_H of appendix B. V-MoE (Riquelme et al. 2021) sums the
     probabilities of all experts instead: that is `spread_loss` in another measure.
     """
+    routing = routing.before_drops
     weight_E = routing.weight_R.new_zeros(routing.tree.num_experts)
     weight_E = weight_E.index_add(0, routing.expert_R, routing.weight_R)
     return _cv2(sum_below(weight_E, routing.tree), routing.tree)

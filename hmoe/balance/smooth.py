@@ -29,9 +29,9 @@ def smooth_load(routing: Routing) -> Tensor:
     A level without learnt noise, and all of them outside training, has chances of 0 and 1, the
     limit of little noise: the true load, without gradient. The chance is exact where a unit's
     children are chosen by their own scores (`descend`, and `top_k` on one level), without a
-    controller's bias and without dropped rows; elsewhere it is an estimate given k.
+    controller's bias; elsewhere it is an estimate given k.
     """
-    tree = routing.tree
+    routing, tree = routing.before_drops, routing.tree
     rows_TN = routing.rows_TN
     above_TN = at_parents(rows_TN, tree)
     expected_TN = _expected_rows(routing, rows_TN, above_TN)

@@ -22,7 +22,8 @@ def switch_loss(
     For the children c of a node v: sum_c f(c|v) P(c|v) / s(c|v), where f is the share of v's rows
     that go to c, P the mean probability of c over v's rows, and s the share of v's experts that
     sit below c (1/b for b equal children). On a flat tree this is E sum_i f_i P_i of Fedus et al.
-    (2021, eq. 4), with f over all k choices. Groups of a level count by the rows they receive.
+    (2021, eq. 4), with f over all k choices, before a capacity drops any. Groups of a level count
+    by the rows they receive.
 
     A level's value is 1.0 at equal load on every expert of every tree, and b when each token is
     sure of one of b children. Gradients flow through P only, as published.
@@ -41,7 +42,7 @@ def switch_loss(
         ConfigError: an unknown name; "sequence" where tokens form no sequences.
     """
     check_names("statistics", [statistics], ("micro", "global", "sequence"))
-    tree = routing.tree
+    routing, tree = routing.before_drops, routing.tree
     num_sequences = _num_sequences(routing) if statistics == "sequence" else 1
     rows_STN = routing.rows_TN.unflatten(0, (num_sequences, -1))
     probs_STN = routing.probs_TN.unflatten(0, (num_sequences, -1))

@@ -1,5 +1,6 @@
 """Overrides to a config: Hydra composes groups, hmoe puts in values and refuses all else."""
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,11 @@ from hmoe.config.text import join, literal
 from hmoe.errors import ConfigError, nearest
 
 SYSTEM = "system"
+# Parts of the mixture: a model that reads one refers to it, `${gate}`. What `balance` looks at are
+# the decisions of a selection, so a model reads both or neither.
+_MIXTURE = {
+    part: part for part in ("tree", "gate", "selection", "eval_selection", "experts", "shared")
+} | {"balance": "selection"}
 _PACKAGE = Path(__file__).parents[1]
 # A wheel carries the configuration inside the package; a checkout keeps it at the top.
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
@@ -71,17 +77,21 @@ def expand(overrides: Sequence[str], *, conf_dir: Path = CONF) -> list[str]:
     """Put in place of `system=<name>` the choices that it stands for.
 
     Whatever comes later wins over them: a value over a value, and the choice of a group over all
-    that the system said about that group, which need not have the same settings.
+    that the system said about that group, which need not have the same settings. A later system
+    replaces an earlier one altogether: what only the earlier one chose is no part of the later.
     """
     groups = _groups(conf_dir)
+    given = [parse(override) for override in overrides]
+    systems = [i for i, o in enumerate(given) if o.key_or_group == SYSTEM and SYSTEM in groups]
     expanded: list[str] = []
     for index, override in enumerate(overrides):
-        parsed = parse(override)
-        if parsed.key_or_group != SYSTEM or SYSTEM not in groups:
+        if index not in systems:
             expanded.append(override)
             continue
+        parsed, later = given[index], given[index + 1 :]
         _check_options(parsed, options(SYSTEM, conf_dir))
-        later = [parse(o) for o in overrides[index + 1 :]]
+        if index != systems[-1]:
+            continue
         anew = {o.package or o.key_or_group for o in later if o.key_or_group in groups}
         for choice in read_system(str(parsed.value()), conf_dir).choices:
             said = parse(choice)
@@ -115,6 +125,7 @@ def compose(overrides: Sequence[str], *, root: str = "config", conf_dir: Path = 
     for override in parsed:
         if override.key_or_group not in groups:
             _replace(config, override, groups)
+    _refuse_unread(config, parsed)
     if named := [parse(o).value() for o in overrides if parse(o).key_or_group == SYSTEM]:
         config[SYSTEM] = named[-1]
     refuse_foreign(config)
@@ -179,6 +190,41 @@ def _check_options(override: Override, allowed: Sequence[str]) -> None:
                 f"{override.input_line}: no such option of the group '{override.key_or_group}'."
                 f"{nearest(option, allowed)} Options: {', '.join(allowed)}."
             )
+
+
+def _refuse_unread(config: Any, parsed: Sequence[Override]) -> None:
+    """Refuse an override of a part that the model does not read; "none" of it does no harm.
+
+    Defaults of the root file pass: nobody asked for them.
+    """
+    if "model" not in config:
+        return
+    read, new = {"model"}, ["model"]
+    while new:
+        found = {name for name in _references(config[new.pop()]) if name in config} - read
+        read |= found
+        new += found
+    for key, override in {key_of(override): override for override in parsed}.items():
+        part = (override.package or key).partition(".")[0]
+        if part not in _MIXTURE or _MIXTURE[part] in read:
+            continue
+        if key in _MIXTURE and override.value() == "none":
+            continue
+        reads = ", ".join(name for name in _MIXTURE if _MIXTURE[name] in read)
+        raise ConfigError(
+            f"{override.input_line}: would be ignored, since this model reads no {part}, only "
+            f"{reads or 'itself'}. Leave it out, or use another model, such as model=mlp, or "
+            "another ffn@model.ffn."
+        )
+
+
+def _references(node: Any) -> set[str]:
+    """Words inside the interpolations of plain data, the names of keys among them."""
+    if isinstance(node, dict):
+        return {word for value in node.values() for word in _references(value)}
+    if isinstance(node, list):
+        return {word for value in node for word in _references(value)}
+    return set(re.findall(r"\w+", node)) if isinstance(node, str) and "${" in node else set()
 
 
 def _replace(config: Any, override: Override, groups: Sequence[str]) -> None:

@@ -23,24 +23,35 @@ def limited(routing: Routing, capacity: float | Sequence[float] | None, drop: Dr
     """The rows that fit: a node takes at most ceil(capacity * R * share) of them.
 
     R counts the rows asked for, so a token's k choices are in it: an expert's even share is T k / E
-    (GShard: Lepikhin et al. 2020, section 3.2; Switch: Fedus et al. 2021, eq. 3, with k = 1).
+    (GShard: Lepikhin et al. 2020; Switch: Fedus et al. 2021, eq. 3, with k = 1).
     Several libraries leave k out and drop tokens even at perfect balance. On a tree every level may
-    have its limit, the root's children first; a row must fit at all of them. Weights are those of
-    the whole choice: what was dropped is not made up for.
+    have its limit; a row must fit at all of them, and the deepest is looked at first. Weights are
+    those of the whole choice: what was dropped is not made up for. Balance and load count the rows
+    asked for, which the routing keeps: counted after dropping, any gate would look even.
+
+    Whether a row fits depends on the other tokens of the batch, later ones too (a first choice of a
+    late token goes before a second choice of an early one), in evaluation as in training: do not
+    read language model losses under a capacity as those of a causal model.
 
     Args:
         routing: all rows asked for.
-        capacity: None leaves all; a number, or one a level, of at least 0; below 1 an even load is
-            cut as well.
+        capacity: None leaves all; a positive number, or one a level; below 1 an even load is cut as
+            well.
         drop: who stays. "order": first choices before second ones, each in the order of the tokens
-            (GShard, Switch). "weight": the rows that weigh most (V-MoE's batch priority: Riquelme
-            et al. 2021).
+            (GShard, Switch). "weight": the rows that weigh most. V-MoE's batch priority (Riquelme
+            et al. 2021) is a third way: first choices before second ones, each by the token's best
+            weight.
 
     Raises:
         ConfigError: a list of the wrong length, a capacity that is not positive, an unknown `drop`.
     """
     check_names("selection.drop", [drop], ("order", "weight"))
     if capacity is None:
+        if drop != "order":
+            raise ConfigError(
+                f"selection.drop = {drop}: without a capacity nothing is dropped. Give "
+                "selection.capacity a number, such as 1.25, or leave selection.drop=order."
+            )
         return routing
     tree = routing.tree
     capacity_L = per_level("selection.capacity", capacity, tree.num_levels)
@@ -56,6 +67,7 @@ def limited(routing: Routing, capacity: float | Sequence[float] | None, drop: Dr
     row_R = row_R.sort().values
     return replace(
         routing,
+        asked=routing,
         token_R=routing.token_R.index_select(0, row_R),
         expert_R=routing.expert_R.index_select(0, row_R),
         weight_R=routing.weight_R.index_select(0, row_R),

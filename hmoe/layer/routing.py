@@ -7,7 +7,7 @@ between tokens), expert choice (R = E C), dropped tokens (a missing row) and the
 Letters: T tokens, R rows, K experts per token, N nodes, E experts.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from hmoe.errors import HmoeError
 from hmoe.layer.scores import Scores, Unscored
 from hmoe.layer.tree import Tree
-from hmoe.layer.tree_ops import at_experts, path_product, sum_below
+from hmoe.layer.tree_ops import path_product, sum_below
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +30,7 @@ class Routing:
         weight_R: factor of the row in the token's sum; differentiable.
         num_sequences: the tokens are those of this many sequences of equal length, one after the
             other; None for tokens that form no sequences.
+        asked: the rows before a capacity took some of them away; None where nothing did.
     """
 
     scores: Scores | Unscored
@@ -37,6 +38,7 @@ class Routing:
     expert_R: Tensor
     weight_R: Tensor
     num_sequences: int | None = None
+    asked: "Routing | None" = None
 
     @classmethod
     def from_choice(
@@ -67,6 +69,13 @@ class Routing:
         return self.scores.num_tokens
 
     @cached_property
+    def before_drops(self) -> "Routing":
+        """What was asked for: balance and load are about the gate, not about what fits."""
+        if self.asked is None:
+            return self
+        return replace(self.asked, num_sequences=self.num_sequences)
+
+    @cached_property
     def load_E(self) -> Tensor:
         """int64, rows that each expert receives. Counted without waiting for the device."""
         load_E = self.expert_R.new_zeros(self.tree.num_experts)
@@ -92,8 +101,3 @@ class Routing:
     def reach_TN(self) -> Tensor:
         """P(node | root), float32; differentiable."""
         return path_product(self.probs_TN, self.tree)
-
-    @property
-    def importance_E(self) -> Tensor:
-        """Probability mass that each expert receives; differentiable."""
-        return at_experts(self.reach_TN, self.tree).sum(0)

@@ -197,9 +197,11 @@ class Tree:
         key = (name, device)
         if key not in self._tensors:
             # A table has values even while a model is being laid out on the meta device.
-            with torch.device("cpu"):
+            # It outlives the call that asks first, which may be one of inference.
+            with torch.device("cpu"), torch.inference_mode(False):
                 table = _TABLES[name](self)
-            self._tensors[key] = table.to(device)
+            with torch.inference_mode(False):
+                self._tensors[key] = table.to(device)
         return self._tensors[key]
 
     def _tuple(self, name: str) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from hmoe.metrics.direction import direction
 from hmoe.metrics.load import (
+    DROPPED,
     LoadMetrics,
     cut_shares,
     cv,
@@ -12,6 +13,7 @@ from hmoe.metrics.load import (
 )
 
 __all__ = [
+    "DROPPED",
     "LoadMetrics",
     "cut_shares",
     "cv",

@@ -4,7 +4,7 @@ import re
 from typing import Literal
 
 from hmoe.errors import ConfigError, nearest
-from hmoe.metrics.load import LARGER_IS_BETTER, STATISTICS
+from hmoe.metrics.load import DROPPED, LARGER_IS_BETTER, STATISTICS
 
 Direction = Literal["minimize", "maximize"]
 
@@ -25,6 +25,7 @@ def direction(metric: str) -> Direction:
     known = {f"val/{name}": way for name, way in _QUALITY.items()}
     for name in STATISTICS:
         known[f"val/load/{name}/expert"] = "maximize" if name in LARGER_IS_BETTER else "minimize"
+    known[f"val/load/{DROPPED}"] = "minimize"
     place = re.sub(r"/level_\d+$", "/expert", metric)
     if place not in known:
         raise ConfigError(

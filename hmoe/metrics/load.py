@@ -63,6 +63,7 @@ STATISTICS = {
     "dead": dead_share,
 }
 LARGER_IS_BETTER = frozenset({"entropy"})
+DROPPED = "dropped/expert"
 
 
 def load_statistics(load_E: Tensor, tree: Tree) -> dict[str, float]:
@@ -83,11 +84,14 @@ def load_statistics(load_E: Tensor, tree: Tree) -> dict[str, float]:
 class LoadMetrics(Metric):
     """Load of one mixture layer, added up over batches and, under data parallelism, over ranks.
 
-    `update` takes Routings, `compute` returns `load_statistics` of the sum.
+    It counts the rows asked of experts: after a capacity has dropped some, any gate looks even.
+    `update` takes Routings, `compute` returns `load_statistics` of the sum, and as DROPPED the
+    share of rows that a capacity took away.
     """
 
     full_state_update = False
     load_E: Tensor
+    dropped: Tensor
 
     def __init__(self, *, tree: Tree) -> None:
         super().__init__()
@@ -95,11 +99,14 @@ class LoadMetrics(Metric):
         self.add_state(
             "load_E", torch.zeros(tree.num_experts, dtype=torch.int64), dist_reduce_fx="sum"
         )
+        self.add_state("dropped", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, routing: Routing) -> None:
         """Add the rows of one routing."""
-        self.load_E += routing.load_E
+        self.load_E += routing.before_drops.load_E
+        self.dropped += routing.before_drops.expert_R.numel() - routing.expert_R.numel()
 
     def compute(self) -> dict[str, float]:
         """Statistics of all rows since the last reset."""
-        return load_statistics(self.load_E, self.tree)
+        share = self.dropped / self.load_E.sum().clamp(min=1)
+        return load_statistics(self.load_E, self.tree) | {DROPPED: share.item()}

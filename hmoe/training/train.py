@@ -26,7 +26,7 @@ from hmoe.data import ByteLanguage, baselines
 from hmoe.errors import ConfigError
 from hmoe.files import write_atomically
 from hmoe.layer import Tree
-from hmoe.metrics import direction, load_statistics
+from hmoe.metrics import DROPPED, direction, load_statistics
 from hmoe.models import cost
 from hmoe.training.checkpoints import AtomicCheckpointIO, Checkpoints, latest
 from hmoe.training.events import EventLog
@@ -173,7 +173,7 @@ def validation_metrics(parts: Parts) -> set[str]:
     keys = {f"val/{name}" for name in parts.task.scores}
     if mixture_layers(parts.model):
         no_load_E = torch.zeros(parts.tree.num_experts, dtype=torch.int64)
-        keys |= {f"val/load/{key}" for key in load_statistics(no_load_E, parts.tree)}
+        keys |= {f"val/load/{key}" for key in (DROPPED, *load_statistics(no_load_E, parts.tree))}
     return keys
 
 

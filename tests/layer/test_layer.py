@@ -177,6 +177,20 @@ def test_leading_axes_are_tokens(shape: tuple[int, ...]) -> None:
     assert routing.num_sequences == (2 if len(shape) == 2 else None)
 
 
+def test_a_layer_may_be_evaluated_before_it_is_trained() -> None:
+    """Tables that are made under inference mode must serve a backward later."""
+    tree = Tree.from_spec([2, 2])
+    shared = partial(NO_SHARED.func, units={"level_0": 1}, experts=EXPERTS["mlp"])
+    layer = layer_of(tree=tree, gate=GATES["groups"], shared=shared)(dim=DIM)
+    tree._tensors.clear()  # as on a device where nothing has run yet
+    x = torch.randn(4, DIM)
+    with torch.inference_mode():
+        expected = layer(x)[0]
+    y, _ = layer(x)
+    y.sum().backward()
+    assert torch.equal(y, expected)
+
+
 def test_a_token_does_not_see_the_others() -> None:
     layer = make_layer("ragged", "descend_2")
     x = torch.randn(10, DIM)

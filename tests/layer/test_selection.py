@@ -6,7 +6,7 @@ import torch
 from hmoe.errors import ConfigError
 from hmoe.layer import Routing, Tree, soft
 from hmoe.layer.beam import beam_search
-from hmoe.layer.tree_ops import at_experts, path_product, sibling_softmax
+from hmoe.layer.tree_ops import path_product, sibling_softmax
 from tests.cases import CASES, SELECTIONS, TREES, best, choice_of, down, given
 
 # Departments 0 and 1 of two experts each. Reach of the experts: token 0 .30 .30* .36 .04, where
@@ -158,7 +158,7 @@ def test_loads_count_rows(tree: Tree) -> None:
     )
     assert routing.load_N[tree.level_slices[0]].sum() == 64
     assert torch.equal(routing.rows_TN.sum(0).long(), routing.load_N)
-    assert torch.allclose(routing.importance_E, at_experts(path_product(probs, tree), tree).sum(0))
+    assert torch.allclose(routing.reach_TN, path_product(probs, tree))
 
 
 RAGGED = TREES["ragged"]

@@ -201,13 +201,18 @@ def test_the_group_of_the_costs_is_that_of_the_data() -> None:
     assert [b.ffn.group for b in network.blocks if isinstance(b.ffn, SoftMoE)] == [32, 32]
 
 
-@pytest.mark.parametrize("balance", ["switch", "bias"])
-def test_a_run_trains_and_has_no_load(tmp_path: Path, balance: str) -> None:
+def test_a_run_trains_and_has_no_load(tmp_path: Path) -> None:
     """As for the dense control, a balance has nothing to act on."""
-    result = train_in(tmp_path, SLOTS, "tree.spec=[4]", f"balance={balance}")
+    result = train_in(tmp_path, SLOTS, "tree.spec=[4]")
     assert result["cost"]["num_mixtures"] == 2
     assert result["metrics"]["val/accuracy"] > 0.15  # one of ten by chance
     assert not [key for key in result["metrics"] if "load" in key or "balance" in key]
+
+
+@pytest.mark.parametrize("choice", ["balance=switch", "balance=bias", "gate=tied", "selection.k=3"])
+def test_what_would_be_ignored_is_refused(choice: str) -> None:
+    with pytest.raises(ConfigError, match=f"{choice}: would be ignored"):
+        compose([*RUN, SLOTS, choice])
 
 
 def test_levels_that_would_be_ignored_are_refused() -> None:

@@ -55,8 +55,8 @@ def test_an_unknown_metric_is_answered_with_the_nearest(metric: str, hint: str) 
     message = (
         f"objectives: '{metric}' is not a metric of the validation set. Known are "
         "val/loss, val/bits_per_byte, val/mse, val/accuracy, val/load/cv/expert, "
-        "val/load/max_violation/expert, val/load/entropy/expert, val/load/dead/expert; "
-        f"load metrics also end in /level_<n>.{hint}"
+        "val/load/max_violation/expert, val/load/entropy/expert, val/load/dead/expert, "
+        f"val/load/dropped/expert; load metrics also end in /level_<n>.{hint}"
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         direction(metric)

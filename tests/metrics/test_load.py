@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from hmoe.layer import Routing, Tree
+from hmoe.layer.capacity import limited
 from hmoe.metrics import (
+    DROPPED,
     LoadMetrics,
     cut_shares,
     cv,
@@ -194,7 +196,8 @@ def routings(tree_name: str, batches: int) -> list[Routing]:
 def summed(parts: list[Routing]) -> dict[str, float]:
     experts_R = torch.cat([routing.expert_R for routing in parts])
     tree = parts[0].tree
-    return load_statistics(torch.bincount(experts_R, minlength=tree.num_experts), tree)
+    load_E = torch.bincount(experts_R, minlength=tree.num_experts)
+    return load_statistics(load_E, tree) | {DROPPED: 0.0}
 
 
 @pytest.mark.parametrize("tree_name", TREES)
@@ -216,9 +219,26 @@ def test_metrics_of_two_ranks_are_those_of_all_rows() -> None:
     assert alone == summed(parts[1::2])
     # As across processes: `compute` gathers the state of every rank, then reduces.
     ranks[0].distributed_available_fn = lambda: True
-    ranks[0].dist_sync_fn = lambda state, group: [state, ranks[1].load_E]
+    ranks[0].dist_sync_fn = lambda state, group: [
+        state,
+        ranks[1].load_E if state.ndim else ranks[1].dropped,
+    ]
     assert ranks[0].compute() == summed(parts)
     assert ranks[0].load_E.sum() == 2 * 17 * 2  # its own rows again
+
+
+def test_rows_that_were_dropped_count_as_load_and_are_told() -> None:
+    tree = Tree.from_spec([2])
+    # Three of four tokens want expert 0, which takes ceil(1.0 * 4 / 2) = 2.
+    asked = make_routing(tree, [[0], [0], [0], [1]])
+    kept = limited(asked, capacity=1.0, drop="order")
+    assert kept.load_E.tolist() == [2, 1]
+    metric = LoadMetrics(tree=tree)
+    metric.update(kept)
+    found = metric.compute()
+    assert found.pop(DROPPED) == 0.25
+    assert found == load_statistics(asked.load_E, tree)
+    assert found["cv/expert"] == 0.5
 
 
 def test_a_reset_forgets_all_rows() -> None:

@@ -235,7 +235,8 @@ def test_a_dial_that_cannot_be_turned_is_refused(tmp_path: Path, dial: str, mess
     ("override", "message"),
     [
         ("tree=gird", "tree=gird: no such option of the group 'tree'. Did you mean 'grid'?"),
-        ("tree.spec=[4,1]", "tree: tree.spec.0 has one child"),
+        ("tree.spec=[4,1]", "tree.spec=[4,1]: would be ignored, since this model reads no tree"),
+        ("data.val_share=2.0", "data: data.val_share=2.0: must be"),
         ("data=stdlib", "model = ResidualMlp reads vectors"),
     ],
 )

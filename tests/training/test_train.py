@@ -22,7 +22,8 @@ STATISTICS = ("cv", "max_violation", "entropy", "dead")
 
 
 def loads(split, levels):
-    return {f"{split}/load/{s}/{level}" for s in STATISTICS for level in (*levels, "expert")}
+    found = {f"{split}/load/{s}/{level}" for s in STATISTICS for level in (*levels, "expert")}
+    return found | {f"{split}/load/dropped/expert"}
 
 
 @pytest.fixture(scope="module")
