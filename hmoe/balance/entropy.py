@@ -5,7 +5,7 @@ mutual information I(T; C) = H(mean p) - mean H(p) is large when tokens part way
 knows where it goes (doubt is small); a penalty w (spread_loss + doubt_loss) is -w I(T; C) up to a
 constant. Both are in nats, weigh a unit by the probability of reaching it, and add up over levels
 to what they are for the choice among all experts at once. Entropies are of probabilities, not of
-rows: they also work where every token goes to every expert.
+rows: they also work where every token goes to every expert. Without any token both are 0.
 
 Letters: T tokens, N nodes.
 """
@@ -32,7 +32,7 @@ def spread_loss(routing: Routing) -> dict[str, Tensor]:
     ln E - H(mean probabilities of the experts).
     """
     tree = routing.tree
-    mass_N = routing.reach_TN.mean(0)
+    mass_N = routing.reach_TN.sum(0) / max(routing.num_tokens, 1)
     prob_N = mass_N / at_parents(mass_N, tree).clamp(min=_TINY)
     ratio_N = prob_N / tree.index("share_N", mass_N.device)
     term_N = mass_N * ratio_N.clamp(min=_TINY).log()
@@ -61,7 +61,7 @@ def doubt_loss(routing: Routing, *, weigh: Literal["reach", "units"]) -> dict[st
     entropy_TN = -probs_TN * probs_TN.clamp(min=_TINY).log()
     if weigh == "reach":
         entropy_TN = at_parents(routing.reach_TN, tree) * entropy_TN
-    total_N = entropy_TN.mean(0)
+    total_N = entropy_TN.sum(0) / max(routing.num_tokens, 1)
     values = {}
     for level, here in enumerate(tree.level_slices):
         num_units = sum(block.num_groups for block in tree.blocks[level])

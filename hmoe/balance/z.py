@@ -13,7 +13,8 @@ def z_loss(routing: Routing) -> dict[str, Tensor]:
     """Mean squared log-sum-exp of the scores in each sibling group.
 
     Zoph et al. (2022), eq. 5, at every group of the tree; a level's value is the mean over its
-    groups and tokens. It measures no load: (ln b)^2 for b children that all score 0.
+    groups and tokens, 0 without any token. It measures no load: (ln b)^2 for b children that all
+    score 0.
     """
     logits_TN = routing.scores.logits_TN
     values = {}
@@ -25,5 +26,6 @@ def z_loss(routing: Routing) -> dict[str, Tensor]:
             .square()
             for b in blocks
         ]
-        values[f"level_{level}"] = torch.cat(squares, -1).mean()
+        squares_TG = torch.cat(squares, -1)
+        values[f"level_{level}"] = squares_TG.sum() / max(squares_TG.numel(), 1)
     return values

@@ -41,6 +41,11 @@ class BottomUp(Gate):
     experts exactly. "top_2_sum" under a sigmoid is the group score of DeepSeek-V3 (DeepSeek-AI
     2024, section 2.1.2), "max" that of V2; on deeper trees they pool the units below.
 
+    Under a sigmoid an expert's weight is its own, and a unit's their sum, which may exceed 1; the
+    factors are shares all the same, of a unit's children in its sum, since nothing else multiplies
+    down the tree. So there path weights are not products of factors: `top_k` and `soft` weigh by
+    the sigmoids, `descend` by the shares.
+
     Args:
         tree, dim, width, init_std: as in `TopDown`.
         score: how a token is compared with an expert.

@@ -115,7 +115,8 @@ def _run(
         # Grouped products are not on autocast's list; do as it would for a linear layer.
         dtype = torch.get_autocast_dtype(device)
         x_RD, weights = x_RD.to(dtype), tuple(w.to(dtype) for w in weights)
-    if implementation == "loop":
+    # Grouped products know no float64.
+    if implementation == "loop" or x_RD.dtype == torch.float64:
         # unbind once: indexing w[e] would fill a whole zero gradient for every expert.
         rows = x_RD.split(load_E.tolist())
         outputs = [

@@ -25,7 +25,13 @@ from hmoe.layer.checks import check_names, check_temperatures, per_level
 from hmoe.layer.scorers import SCORERS, Score, check_scorers
 from hmoe.layer.scores import Choice, Scores
 from hmoe.layer.tree import Tree
-from hmoe.layer.tree_ops import among_siblings, path_product, sibling_shares
+from hmoe.layer.tree_ops import (
+    among_siblings,
+    path_product,
+    path_sum,
+    sibling_log_softmax,
+    sibling_shares,
+)
 
 Link = Literal["softmax", "sigmoid", "smooth_step"]
 Merge = Literal["sum", "mean", "stack"]
@@ -62,10 +68,6 @@ class Gate(nn.Module):
         """(T, D) of any dtype, ids (T,) where the model reads ids -> Scores of T tokens."""
         raise NotImplementedError
 
-    def read(self, logits: Tensor) -> Scores:
-        """What raw scores mean."""
-        raise NotImplementedError
-
     def choose(self, scores: Scores, bias_N: Tensor | None) -> Choice:
         """The numbers that decide, those of a bias controller included."""
         raise NotImplementedError
@@ -92,8 +94,9 @@ class TopDown(Gate):
         init_std: standard deviation of the initial weights.
         temperature: raw scores are divided by it; one, or one a level.
         noise: added to raw scores in training; one, or one a level. "learned" is N(0, 1) times
-            softplus(x W_noise) + 0.01 with W_noise starting at zero (Shazeer et al. 2017, eq. 4);
-            "gumbel" is standard Gumbel noise, so that the best child is a sample of the softmax.
+            softplus(x W_noise) + 0.01 with W_noise starting at zero: Shazeer et al. (2017), eq. 4,
+            and a floor of 0.01, which is ours; "gumbel" is standard Gumbel noise, so that the best
+            child is a sample of the softmax.
         link: from the raw scores of siblings to their factors; one, or one a level.
 
     Raises:
@@ -154,11 +157,17 @@ class TopDown(Gate):
     def choose(self, scores: Scores, bias_N: Tensor | None) -> Choice:
         """The numbers that decide, with the bias of a controller added to the raw scores.
 
-        Before the link, not after: a product of factors down a path must not turn negative.
+        Before the link, not after: a product of factors down a path must not turn negative. Where
+        all links are a softmax these are the logs of factors and products: in float32 probabilities
+        below 1e-45 are 0, all of them alike.
         """
-        if bias_N is None:
-            return Choice(scores.factor_TN.detach(), scores.weight_TN.detach())
-        factor_TN = self._factors(scores.logits_TN.detach() + bias_N)
+        logits_TN = scores.logits_TN.detach()
+        if bias_N is not None:
+            logits_TN = logits_TN + bias_N
+        if set(self.link_L) == {"softmax"}:
+            log_TN = sibling_log_softmax(logits_TN, self.tree)
+            return Choice(log_TN, path_sum(log_TN, self.tree))
+        factor_TN = self._factors(logits_TN)
         return Choice(factor_TN, path_product(factor_TN, self.tree))
 
     def random_scores(self, num_tokens: int, generator: torch.Generator) -> Scores:

@@ -106,8 +106,10 @@ class HMoE(nn.Module):
         if self.shared.experts is not None:
             y_TD = y_TD + self.shared(x_TD, self.shared_weights(routing))
         if x.ndim > 2:
-            routing = replace(routing, num_sequences=routing.num_tokens // x.shape[-2])
-        return y_TD.reshape(*([-1] if self.gate.merge == "stack" else []), *x.shape), routing
+            num_sequences = self.gate.num_heads * x.shape[:-2].numel()
+            routing = replace(routing, num_sequences=num_sequences)
+        stack = [self.gate.num_heads] if self.gate.merge == "stack" else []
+        return y_TD.reshape(*stack, *x.shape), routing
 
     def route(self, x_TD: Tensor, key_T: Tensor | None) -> Routing:
         """Who works on what: (T, D), ids (T,) or None -> Routing."""

@@ -113,21 +113,23 @@ def search(
 ) -> Tensor:
     """The k experts with the largest probability of the whole path that a beam finds: (T, K).
 
-    The same search as `selection.top_k`: a beam compares units with units only, and experts that
-    sit above a level stay in the running. `beams` has a number for each level but the last, and
-    must be sure to leave k experts. Best first.
+    The same search as `selection.top_k`, by logs as `TopDown.choose` has it: a beam compares units
+    with units only, and experts that sit above a level stay in the running. `beams` has a number
+    for each level but the last, and must be sure to leave k experts. Best first.
     """
     is_expert_N = tree.index("is_expert_N", device)
     group_below_N = tree.index("group_below_N", device)
     group_TB = torch.zeros(num_tokens, 1, dtype=torch.int64, device=device)
-    reach_TB = torch.ones(num_tokens, 1, device=device)
+    reach_TB = torch.zeros(num_tokens, 1, device=device)
     # Who is in the running is carried beside the reach, which may be NaN.
     alive_TB = torch.ones_like(group_TB, dtype=torch.bool)
     best_reach_TK, best_node_TK = reach_TB[:, :0], group_TB[:, :0]
     for level, runs in enumerate(tree.runs):
         reach_Tb, node_Tb, alive_Tb = _step(tree, score, group_TB, reach_TB, alive_TB)
         if any(run.num_children == 0 for run in runs):
-            expert_reach_Tb = reach_Tb.masked_fill(~(alive_Tb & is_expert_N[node_Tb]), -1.0)
+            expert_reach_Tb = reach_Tb.masked_fill(
+                ~(alive_Tb & is_expert_N[node_Tb]), float("-inf")
+            )
             reach = torch.cat([best_reach_TK, expert_reach_Tb], -1)
             node = torch.cat([best_node_TK, node_Tb], -1)
             best_reach_TK, place_TK = reach.topk(min(k, reach.shape[-1]), -1)
@@ -135,7 +137,7 @@ def search(
         if level < len(beams):
             unit_Tb = alive_Tb & ~is_expert_N[node_Tb]
             width = min(beams[level], unit_Tb.shape[-1])
-            reach_TB, place_TB = reach_Tb.masked_fill(~unit_Tb, -1.0).topk(width, -1)
+            reach_TB, place_TB = reach_Tb.masked_fill(~unit_Tb, float("-inf")).topk(width, -1)
             alive_TB = unit_Tb.gather(-1, place_TB)
             group_TB = group_below_N[node_Tb.gather(-1, place_TB)]
     return tree.index("expert_N", device)[best_node_TK]
@@ -146,14 +148,15 @@ def _step(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Look into the groups in the running.
 
-    Returns reach and node of their children, and whether a place has a node, (T, b) each.
+    Returns of their children the log of the path's probability and the node, and whether there is
+    one at all, (T, b) each.
     """
     num_tokens, num_slots = group_TB.shape
     slot_R = alive_TB.flatten().nonzero().flatten()
     group_R, order_R = group_TB.flatten()[slot_R].sort(stable=True)
     slot_R = slot_R[order_R]
     looks = Looks(tree, slot_R // num_slots, group_R)
-    reach_C = looks.spread(reach_TB.flatten()[slot_R]) * looks.softmax(score(looks))
+    reach_C = looks.spread(reach_TB.flatten()[slot_R]) + looks.log_softmax(score(looks))
     # Children side by side, one line a token, with room for the largest group.
     room = max((piece.size for piece in looks.pieces), default=1)
     to_C = looks.spread(slot_R) * room + looks.place_C

@@ -111,11 +111,11 @@ class Looks:
 
     def softmax(self, logits_C: Tensor) -> Tensor:
         """P(node | parent) of every child of every pair. (C,) -> (C,)."""
-        parts = [
-            logits_C[piece.children].unflatten(0, (-1, piece.size)).softmax(-1).flatten()
-            for piece in self.pieces
-        ]
-        return torch.cat([logits_C[:0], *parts])  # without any pair there is nothing else to join
+        return self._among_siblings(lambda group: group.softmax(-1), logits_C)
+
+    def log_softmax(self, logits_C: Tensor) -> Tensor:
+        """log P(node | parent) of every child of every pair. (C,) -> (C,)."""
+        return self._among_siblings(lambda group: group.log_softmax(-1), logits_C)
 
     def divided(self, logits_C: Tensor, temperature_L: Sequence[float]) -> Tensor:
         """Raw scores of the children over the temperatures of their levels. (C,) -> (C,)."""
@@ -126,6 +126,13 @@ class Looks:
     def num_children(self) -> int:
         """Children of all pairs, counted once for every pair."""
         return self.pieces[-1].children.stop if self.pieces else 0
+
+    def _among_siblings(self, rule: Callable[[Tensor], Tensor], value_C: Tensor) -> Tensor:
+        parts = [
+            rule(value_C[piece.children].unflatten(0, (-1, piece.size))).flatten()
+            for piece in self.pieces
+        ]
+        return torch.cat([value_C[:0], *parts])  # without any pair there is nothing else to join
 
     @cached_property
     def _arange_C(self) -> Tensor:

@@ -17,7 +17,7 @@ class Neurons(nn.Module):
     """E networks y = gelu(x . u) v, without biases: `Mlp` with one hidden unit, and its weights.
 
     He (2024), the experts of PEER; with product keys as the gate (`Tied`) this is PEER with one
-    head. We differ in the weight of an expert, which is a probability of the whole path.
+    head.
 
     Args:
         num_experts: E.

@@ -66,7 +66,11 @@ class Gaussian(Linear):
 
 
 class Laplace(Gaussian):
-    """-||q - w|| + b (Nguyen et al. 2024, the Laplace gate)."""
+    """-||q - w|| + b (Nguyen et al. 2024, the Laplace gate).
+
+    The distance is the root of |q|^2 - 2 q w + |w|^2, one product for all nodes. In float32 it is
+    right to about |q| / 500, so of nodes that are nearer than this, which is nearest is chance.
+    """
 
     def compare(self, query_TW: Tensor) -> Tensor:
         # The bound keeps the gradient of the root finite where a token sits on its node.

@@ -32,7 +32,9 @@ class Scores:
     """The numbers that decide how much it counts; float32 and differentiable.
 
     Under a softmax `probs_TN` and `factor_TN` are one, and `weight_TN` is P(node | root). Sigmoid
-    scores are not probabilities; they then sum to anything, and only `probs_TN` is normalised.
+    scores are not probabilities; they then sum to anything, and only `probs_TN` is normalised. Of a
+    top-down gate `weight_TN` is the product of `factor_TN` down the path; of a bottom-up gate under
+    a sigmoid it is not: see `BottomUp`.
 
     Attributes:
         tree: the organisation.

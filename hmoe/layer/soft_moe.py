@@ -68,7 +68,7 @@ class SoftMoE(nn.Module):
 
         Ids, for gates that look at ids, have no effect.
         """
-        x_GTD = x.reshape(-1, *x.shape[-2:])
+        x_GTD = x.reshape(x.shape[:-2].numel(), *x.shape[-2:])
         logits_GTM = self.scores(x_GTD)
         slot_GMD = logits_GTM.softmax(1).to(x.dtype).transpose(1, 2) @ x_GTD
         # In expert order: the slots of an expert in all groups follow each other.

@@ -4,9 +4,11 @@ Letters: R rows, D width, E experts, M shared experts, H heads, T tokens, N node
 """
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from itertools import groupby
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hmoe.errors import ConfigError, nearest
@@ -146,13 +148,19 @@ class Shared(nn.Module):
         With a weight for each token of H heads, (H T, M), the answers are those of all heads.
         """
         # By expert: the rows of one expert follow each other, in token order.
-        expert_R, token_R = (weight_TM.detach().T > 0).nonzero(as_tuple=True)
-        load_M = torch.zeros(len(self.unit_M), dtype=torch.int64, device=x_TD.device)
+        num_tokens, num_shared = weight_TM.shape
+        if self._is_company:
+            # All work on all tokens; to look for them would be to wait for the device.
+            pair_R = torch.arange(num_shared * num_tokens, device=x_TD.device)
+            token_R, expert_R = pair_R % max(num_tokens, 1), pair_R // max(num_tokens, 1)
+        else:
+            expert_R, token_R = (weight_TM.detach().T > 0).nonzero(as_tuple=True)
+        load_M = torch.zeros(num_shared, dtype=torch.int64, device=x_TD.device)
         load_M = load_M.index_add(0, expert_R, torch.ones_like(expert_R))
         assert self.experts is not None
         y_RD: Tensor = self.experts(x_TD.index_select(0, token_R % x_TD.shape[0]), load_M)
         weight_R = weight_TM[token_R, expert_R].to(y_RD.dtype)
-        y_TD = y_RD.new_zeros(weight_TM.shape[0], x_TD.shape[-1])
+        y_TD = y_RD.new_zeros(num_tokens, x_TD.shape[-1])
         return y_TD.index_add(0, token_R, y_RD * weight_R.unsqueeze(-1))
 
     def weights(self, routing: Routing, merge: Merge, num_heads: int) -> Tensor:
@@ -161,19 +169,50 @@ class Shared(nn.Module):
         (T, M), or (H T, M) where the heads' answers are stacked. The company's staff works once for
         a token, however many heads it has.
         """
-        ones_T1 = routing.weight_R.new_ones(routing.num_tokens, 1)
-        if set(self.unit_M) == {ROOT}:
-            weight_TM = ones_T1.expand(-1, len(self.unit_M))
-        else:
-            # The last column is the root's, which ROOT = -1 picks.
-            weight_TN = torch.cat([routing.sum_rows(routing.weight_R), ones_T1], -1)
-            weight_TM = weight_TN[:, self.unit_M]
-        if merge == "stack" or num_heads == 1:
-            return weight_TM
-        weight_HTM: Tensor = weight_TM.unflatten(0, (num_heads, -1))
-        weight_TM = weight_HTM.sum(0) if merge == "sum" else weight_HTM.mean(0)
-        is_root_M = torch.tensor(self.unit_M, device=weight_TM.device) == ROOT
+        merged = 1 if merge == "stack" else num_heads
+        if self._is_company:
+            ones_T1 = routing.weight_R.new_ones(routing.num_tokens // merged, 1)
+            return ones_T1.expand(-1, len(self.unit_M))
+        weight_TM = self._sums(routing)
+        if merged > 1:
+            weight_HTM: Tensor = weight_TM.unflatten(0, (num_heads, -1))
+            weight_TM = weight_HTM.sum(0) if merge == "sum" else weight_HTM.mean(0)
+        is_root_M = _tensor(tuple(self.unit_M), weight_TM.device) == ROOT
         return weight_TM.masked_fill(is_root_M, 1.0)
+
+    @property
+    def _is_company(self) -> bool:
+        """Whether all sit at the root, so that every token meets all of them."""
+        return set(self.unit_M) == {ROOT}
+
+    def _sums(self, routing: Routing) -> Tensor:
+        """What the rows of every token weigh together below every shared expert's unit: (T, M).
+
+        Row by row up the tree, never all tokens with all nodes: trees may be very large.
+        """
+        tree, device = routing.tree, routing.weight_R.device
+        units = sorted(set(self.unit_M))
+        shape = (routing.num_tokens, len(units) + 1)
+        # Nodes that are none of the units share one more column. Index -1 is the root's, ROOT = -1.
+        column_N = torch.full((tree.num_nodes + 1,), len(units), device=device)
+        column_N[_tensor(tuple(units), device)] = torch.arange(len(units), device=device)
+        parent_N = F.pad(tree.index("parent_N", device), (0, 1), value=ROOT)
+        node_R = tree.index("node_E", device).index_select(0, routing.expert_R)
+        places = []
+        for _ in range(tree.num_levels):
+            places.append(routing.token_R * shape[1] + column_N[node_R])
+            node_R = parent_N[node_R]
+        sums = routing.weight_R.new_zeros(shape).flatten()
+        sums = sums.index_add(0, torch.cat(places), routing.weight_R.repeat(tree.num_levels))
+        column_M = _tensor(tuple(units.index(unit) for unit in self.unit_M), device)
+        return sums.view(shape).index_select(1, column_M)
+
+
+@lru_cache  # asked at every step, about a handful of layers
+def _tensor(numbers: tuple[int, ...], device: torch.device) -> Tensor:
+    """Whole numbers on a device, copied there once."""
+    with torch.inference_mode(False):  # else no backward could use what an evaluation made
+        return torch.tensor(numbers, device=device)
 
 
 def node_number(option: str, name: str, tree: Tree) -> int:

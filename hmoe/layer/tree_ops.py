@@ -1,4 +1,4 @@
-"""Tensor arithmetic on a tree. The only place that loops over levels.
+"""Tensor arithmetic on a tree: what is common to gates, selections and losses.
 
 Letters: T tokens, N nodes, E experts, G sibling groups of a block, b children of a group. The node
 axis is the last one; axes before it are free.
@@ -28,6 +28,11 @@ def among_siblings(
 def sibling_softmax(logits_TN: Tensor, tree: Tree) -> Tensor:
     """P(node | parent): softmax among the children of every parent. (T, N) -> (T, N)."""
     return among_siblings([lambda group: group.softmax(-1)] * tree.num_levels, logits_TN, tree)
+
+
+def sibling_log_softmax(logits_TN: Tensor, tree: Tree) -> Tensor:
+    """log P(node | parent), finite where the probability itself is too small. (T, N) -> (T, N)."""
+    return among_siblings([lambda group: group.log_softmax(-1)] * tree.num_levels, logits_TN, tree)
 
 
 def sibling_shares(value_TN: Tensor, tree: Tree) -> Tensor:

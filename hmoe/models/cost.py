@@ -67,12 +67,14 @@ def cost(model: nn.Module) -> Cost:
             idle += _count(layer.shared) * (1 - min(reached, 1))
             flops += 2 * _count_matrices(layer.shared, 3) * reached
     num_mixtures = len(mixtures)
+    # A model that does not say what it reads, such as a layer by itself, is taken to read ids.
+    reads_ids = getattr(model, "input_kind", "tokens") == "tokens"
     for module in model.modules():
         if isinstance(module, nn.Linear):
             flops += 2 * module.weight.numel()
         elif isinstance(module, Dense):
             flops += 2 * _count_matrices(module, 3)
-        elif isinstance(module, Hash) and model.input_kind == "tokens":
+        elif isinstance(module, Hash) and reads_ids:
             flops -= 2 * module.plane_BD.numel()  # ids are hashed as they are
         elif isinstance(module, Mixture):
             gate_params += _count(module.gate)

@@ -40,6 +40,19 @@ def test_grouped_is_the_loop(name: str, loads: list[int]) -> None:
 
 
 @pytest.mark.parametrize("name", BANKS)
+def test_float64_is_more_exact(name: str) -> None:
+    load_E = torch.tensor([3, 5, 0, 8])
+    bank = BANKS[name](num_experts=4, dim=16, hidden_dim=8, implementation="grouped")
+    x = torch.randn(16, 16)
+    rough = bank(x, load_E)
+    y = bank.double()(x.double(), load_E)
+    assert y.dtype == torch.float64
+    assert torch.allclose(y.float(), rough, atol=1e-5)
+    y.sum().backward()
+    assert all(p.grad.dtype == torch.float64 for p in bank.parameters())
+
+
+@pytest.mark.parametrize("name", BANKS)
 def test_an_expanded_gradient_is_no_trouble(name: str) -> None:
     bank = BANKS[name](num_experts=2, dim=8, hidden_dim=8, implementation="grouped")
     bank(torch.randn(4, 8), torch.tensor([1, 3])).sum().backward()

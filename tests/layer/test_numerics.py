@@ -6,20 +6,29 @@ from math import log
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from hmoe.balance import BiasController
-from hmoe.layer import HMoE, LazyHMoE, Tree
-from hmoe.layer.scorers import Hash
+from hmoe.balance import BiasController, doubt_loss, spread_loss, z_loss
+from hmoe.layer import HMoE, LazyHMoE, Shared, SoftMoE, Tree, expert_choice
+from hmoe.layer.lazy import search
+from hmoe.layer.looks import linear_scorer
+from hmoe.layer.scorers import Hash, Laplace
+from hmoe.layer.selection import Selection
 from hmoe.layer.tree_ops import at_experts
 from tests.cases import (
     CASES,
     DIM,
+    EXPERTS,
     GATES,
     MODELS,
+    SELECTIONS,
     TREES,
     best,
     down,
+    heads,
     layer_of,
     make_input,
     make_layer,
@@ -111,6 +120,18 @@ def test_a_bias_made_under_another_default_is_float32() -> None:
     assert layer.bias_N.dtype == torch.float32
 
 
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_a_layer_of_doubles(selection: str) -> None:
+    layer = make_layer("grid", selection)
+    layer.experts.implementation = "grouped"
+    x = torch.randn(9, DIM)
+    rough = layer(x)[0]
+    y, _ = layer.double()(x.double())
+    assert y.dtype == torch.float64
+    assert torch.allclose(y.float(), rough, atol=1e-5)
+    y.sum().backward()
+
+
 # ------------------------------------------------------------------ temperature
 
 
@@ -195,3 +216,144 @@ def test_the_extreme_hashes_are_finite(
     scorer.salt_M.zero_()
     score = scorer(torch.zeros(1, DIM), torch.zeros(1, dtype=torch.int64)).item()
     assert score == pytest.approx(-log(-log(uniform)), rel=1e-5)
+
+
+@pytest.mark.parametrize("dim", [8, 512])
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+@pytest.mark.parametrize("away", [0.0, 1e-5, 1e-4, 1e-3, 1e-2, 1.0])
+def test_distances_are_right_to_their_stated_limit(away: float, scale: float, dim: int) -> None:
+    scorer = Laplace(prior_M=torch.zeros(64), dim=dim, width=None, init_std=scale)
+    length_M1 = scorer.weight_MD.norm(dim=-1, keepdim=True)
+    step_MD = F.normalize(torch.randn(64, dim), dim=-1)
+    x_MD = (scorer.weight_MD + away * length_M1 * step_MD).detach().requires_grad_()
+    score_M = scorer(x_MD, None).diagonal()
+    exact_M = (x_MD.double() - scorer.weight_MD.double()).norm(dim=-1)
+    assert ((-score_M - exact_M).abs() <= x_MD.norm(dim=-1) / 500 + 1e-6).all()
+    score_M.sum().backward()
+    assert torch.isfinite(x_MD.grad).all()
+    assert torch.isfinite(scorer.weight_MD.grad).all()
+
+
+@pytest.mark.parametrize("rule", [best(2), down(2), partial(expert_choice, k=2.0)])
+def test_probabilities_that_underflow_are_still_ranked(rule: Selection) -> None:
+    """Of these scores all but the first have a probability of 0 in float32."""
+    gate = top_down()(tree=Tree.from_spec([4]), dim=DIM)
+    scores = gate.read(torch.tensor([[300.0, 0.0, -5.0, 150.0], [0.0, 300.0, 150.0, -5.0]]))
+    routing = rule(scores, gate.choose(scores, None))
+    if rule.func is expert_choice:  # every expert takes the token that wants it more
+        assert routing.expert_R.tolist() == [0, 3, 1, 2]
+    else:
+        assert sorted(routing.expert_R[:2].tolist()) == [0, 3]
+        assert sorted(routing.expert_R[2:].tolist()) == [1, 2]
+
+
+def test_paths_that_underflow_are_still_ranked() -> None:
+    """Of departments only 0 has a probability above 0 in float32; 4 is the next best."""
+    tree = Tree.from_spec([5, 2])
+    logits_N = torch.tensor([0.0, -400.0, -350.0, -300.0, -200.0, *[0.0, -50.0] * 5])
+    score = linear_scorer(torch.zeros(1, 4), torch.zeros(15, 4), logits_N)
+    found = search(tree, score, num_tokens=1, k=4, beams=[2], device=torch.device("cpu"))
+    assert found.tolist() == [[0, 1, 8, 9]]
+    gate = top_down()(tree=tree, dim=DIM)
+    scores = gate.read(logits_N.unsqueeze(0))
+    routing = best(4, beam=2)(scores, gate.choose(scores, None))
+    assert routing.expert_R.tolist() == [0, 1, 8, 9]
+
+
+# ------------------------------------------------------------------ no tokens
+
+
+@pytest.mark.parametrize("shape", [(0,), (2, 0), (0, 3), (2, 0, 3)])
+@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("gate", ["top_down", "bottom_up"])
+def test_no_tokens_have_no_answers(selection: str, gate: str, shape: tuple[int, ...]) -> None:
+    layer = make_layer("grid", selection, gate)
+    x = torch.randn(*shape, DIM, requires_grad=True)
+    y, routing = layer(x)
+    assert y.shape == x.shape
+    assert routing.num_tokens == routing.token_R.numel() == 0
+    y.sum().backward()
+
+
+@pytest.mark.parametrize("merge", ["sum", "mean", "stack"])
+@pytest.mark.parametrize("shape", [(2, 0), (0, 3)])
+def test_no_tokens_have_no_answers_from_heads(merge: str, shape: tuple[int, ...]) -> None:
+    tree = Tree.from_spec(TREES["grid"])
+    layer = layer_of(tree=tree, gate=heads(merge=merge), selection=best(2))(dim=DIM)
+    y, routing = layer(torch.randn(*shape, DIM))
+    assert y.shape == ((2, *shape, DIM) if merge == "stack" else (*shape, DIM))
+    assert routing.num_sequences == 2 * shape[0]
+
+
+@pytest.mark.parametrize("shape", [(2, 0), (0, 3)])
+def test_slots_without_tokens(shape: tuple[int, ...]) -> None:
+    tree = Tree.from_spec([4])
+    layer = SoftMoE(tree=tree, experts=EXPERTS["mlp"], slots=2, group=3, dim=DIM)
+    y, _ = layer(torch.randn(*shape, DIM))
+    assert y.shape == (*shape, DIM)
+
+
+@pytest.mark.parametrize(
+    "loss", [spread_loss, z_loss, *(partial(doubt_loss, weigh=w) for w in ("reach", "units"))]
+)
+@pytest.mark.parametrize("tree", TREES)
+def test_no_tokens_cost_nothing(tree: str, loss: Callable[..., dict[str, torch.Tensor]]) -> None:
+    layer = make_layer(tree, "top_2")
+    values = loss(layer(torch.zeros(0, DIM))[1])
+    assert [value.item() for value in values.values()] == [0.0] * layer.tree.num_levels
+    sum(values.values()).backward()
+    grads = [p.grad for p in layer.gate.parameters()]
+    assert all(grad is None or torch.isfinite(grad).all() for grad in grads)
+
+
+# ------------------------------------------------------------------ shared experts
+
+
+class Seen(TorchDispatchMode):
+    """Names of the operations, and entries of the largest tensor that they made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+        self.largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        self.names.add(func.overloadpacket.__name__)
+        made = [t.numel() for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
+        self.largest = max(self.largest, *made, 0)
+        return result
+
+
+def shared_layer(spec: list[int], units: dict[str, int], **parts) -> HMoE:
+    shared = partial(Shared, units=units, experts=EXPERTS["mlp"])
+    parts = {"tree": Tree.from_spec(spec), "shared": shared, "selection": best(2)} | parts
+    return layer_of(**parts)(dim=DIM)
+
+
+@pytest.mark.parametrize("merge", ["sum", "stack"])
+def test_the_company_s_staff_is_not_looked_for(merge: str) -> None:
+    """Neither the shared experts' rows nor their units make the device be waited for."""
+    layer = shared_layer([3, 4], {"company": 2}, gate=heads(merge=merge))
+    layer.experts.implementation = layer.shared.experts.implementation = "grouped"
+    layer(torch.randn(5, DIM))
+    with Seen() as seen:
+        layer(torch.randn(5, DIM))
+    # What looks for entries, reads a number, or copies a Python list.
+    waiting = {"nonzero", "_local_scalar_dense", "item", "lift_fresh"}
+    assert not seen.names & waiting
+
+
+def test_a_few_units_of_a_large_tree_are_not_all_nodes() -> None:
+    layer = shared_layer([32, 32], {"0": 1, "company": 1})
+    routing = layer(torch.randn(50, DIM))[1]
+    with Seen() as seen:
+        layer.shared_weights(routing)
+    assert seen.largest < 50 * 1024 / 10
+
+
+@pytest.mark.parametrize("units", [{"company": 1}, {"level_0": 1}, {"company": 1, "0": 2}])
+def test_no_tokens_meet_no_shared_experts(units: dict[str, int]) -> None:
+    for gate in (top_down(), heads(merge="mean")):
+        y, _ = shared_layer([3, 4], units, gate=gate)(torch.randn(0, DIM))
+        assert y.shape == (0, DIM)

@@ -8,6 +8,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+import hmoe
 from hmoe.layer import (
     ByUnit,
     HMoE,
@@ -352,3 +353,10 @@ def test_experts_per_token_do_not_move_the_random_state() -> None:
     second = experts_per_token(layer)
     assert torch.equal(torch.get_rng_state(), before)
     assert first == second
+
+
+def test_a_layer_by_itself_is_taken_to_read_ids() -> None:
+    """Ids are hashed as they are, so the gate of a hash layer costs nothing."""
+    layer = hmoe.build("system=hash", "tree.spec=[4]", dim=8, hidden_dim=16)
+    # One expert of two matrices, 8 x 16.
+    assert cost(layer).flops_per_token == 2 * 2 * 8 * 16
