@@ -195,10 +195,12 @@ def _check_options(override: Override, allowed: Sequence[str]) -> None:
 def _refuse_unread(config: Any, parsed: Sequence[Override]) -> None:
     """Refuse an override of a part that the model does not read; "none" of it does no harm.
 
-    Defaults of the root file pass: nobody asked for them.
+    Defaults of the root file pass: nobody asked for them. A control without a tree of its own may
+    be told about all but balance, since a sweep gives it the overrides of the mixtures beside it.
     """
     if "model" not in config:
         return
+    parts = _MIXTURE if "tree" in _references(config["model"]) else {"balance": "selection"}
     read, new = {"model"}, ["model"]
     while new:
         found = {name for name in _references(config[new.pop()]) if name in config} - read
@@ -206,7 +208,7 @@ def _refuse_unread(config: Any, parsed: Sequence[Override]) -> None:
         new += found
     for key, override in {key_of(override): override for override in parsed}.items():
         part = (override.package or key).partition(".")[0]
-        if part not in _MIXTURE or _MIXTURE[part] in read:
+        if part not in parts or parts[part] in read:
             continue
         if key in _MIXTURE and override.value() == "none":
             continue
