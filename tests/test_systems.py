@@ -10,7 +10,7 @@ from hmoe.balance import mixture_layers
 from hmoe.cli import main
 from hmoe.config import CONF, compose, expand, options, parse, read_system
 from hmoe.errors import ConfigError
-from hmoe.layer import HMoE
+from hmoe.layer import HMoE, Mlp
 from hmoe.layer.tree_ops import at_experts
 from hmoe.training import Learner, assemble
 
@@ -234,6 +234,7 @@ def test_a_system_within_a_system_falls_with_its_gate() -> None:
         ),
         (["system=mmoe", "gate.merge=stack"], r"gate.merge = stack.*one task.*Use gate.merge=mean"),
         (["system=ple", "tree=grid"], r"gate.visible has 'shared'"),
+        (["system=[mixtral,switch]"], r"the name of one system is expected"),
     ],
 )
 def test_a_system_asked_for_what_it_cannot_have_says_so(overrides: list[str], message: str) -> None:
@@ -303,6 +304,14 @@ def test_build_makes_room_for_the_bias_of_a_controller() -> None:
 def test_build_stacks_the_answers_of_tasks() -> None:
     layer = build("system=mmoe", "gate.num=3", "gate.merge=stack", dim=16, hidden_dim=8)
     assert layer(torch.randn(5, 16))[0].shape == (3, 5, 16)
+
+
+def test_build_gives_the_width_to_the_bank_that_has_one() -> None:
+    layer = build("system=moe_plus_plus", dim=16, hidden_dim=24)
+    (networks,) = [bank for bank in layer.experts.banks if isinstance(bank, Mlp)]
+    assert networks.w_in_EDF.shape == (12, 16, 24)
+    with pytest.raises(ConfigError, match="hidden_dim = 24: these experts have no width"):
+        build("system=peer", dim=16, hidden_dim=24)
 
 
 def test_build_tells_mistakes_as_the_command_line_does() -> None:
