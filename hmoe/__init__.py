@@ -29,11 +29,17 @@ def build(*overrides: str, dim: int, hidden_dim: int | None = None) -> "HMoE":
     """
     # Imported here, so that `hmoe --help` does not wait for torch.
     from hmoe.config import build as make
-    from hmoe.config import check, compose
+    from hmoe.config import check, compose, keys
     from hmoe.errors import ConfigError
 
-    width = [] if hidden_dim is None else [f"experts.hidden_dim={hidden_dim}"]
-    cfg = compose([*overrides, *width])
+    cfg = compose(overrides)
+    if hidden_dim is not None:
+        widths = {"experts.hidden_dim", "experts.default.hidden_dim"}.intersection(keys(cfg))
+        if not widths:
+            raise ConfigError(
+                f"hidden_dim = {hidden_dim}: these experts have no width. Leave it out."
+            )
+        cfg = compose([*overrides, *(f"{key}={hidden_dim}" for key in widths)])
     check(cfg)
     if "ffn" not in cfg.model:
         raise ConfigError(

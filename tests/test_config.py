@@ -348,6 +348,14 @@ def test_check_refuses(compose: Any, override: str, message: str) -> None:
         config.check(compose([override]))
 
 
+def test_a_fault_of_a_shared_part_is_told_once() -> None:
+    cfg = config.compose(["gate.score=cosin", "experts.hidden_dim=1.5"])
+    with pytest.raises(ConfigError) as found:
+        config.check(cfg)
+    lines = str(found.value).splitlines()
+    assert [line.partition("=")[0] for line in lines] == ["gate.score", "experts.hidden_dim"]
+
+
 def test_check_lists_all_faults_one_a_line(compose: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         config.check(compose(["optim.lr=abc", "seed=-1", "data.batch_size=x"]))

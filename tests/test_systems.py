@@ -10,7 +10,7 @@ from hmoe.balance import mixture_layers
 from hmoe.cli import main
 from hmoe.config import CONF, compose, expand, options, parse, read_system
 from hmoe.errors import ConfigError
-from hmoe.layer import HMoE
+from hmoe.layer import HMoE, Mlp
 from hmoe.layer.tree_ops import at_experts
 from hmoe.training import Learner, assemble
 
@@ -236,6 +236,7 @@ def test_a_system_within_a_system_falls_with_its_gate() -> None:
         ),
         (["system=mmoe", "gate.merge=stack"], r"gate.merge = stack.*one task.*Use gate.merge=mean"),
         (["system=ple", "tree=grid"], r"gate.visible has 'shared'"),
+        (["system=[mixtral,switch]"], r"the name of one system is expected"),
     ],
 )
 def test_a_system_asked_for_what_it_cannot_have_says_so(overrides: list[str], message: str) -> None:
@@ -254,8 +255,10 @@ def test_a_system_asked_for_what_it_cannot_have_says_so(overrides: list[str], me
         ("model=mixture", "shared.units={company: 1}", "shared"),
         ("model=mixture", "experts.hidden_dim=8", "experts"),
         ("model=mixture", "balance.terms.switch.weight=0.1", "balance"),
+        ("model=mlp_dense", "tree=flat", "tree"),
+        ("model=mlp_dense", "gate=heads", "gate"),
         ("model=mlp_dense", "balance=bias", "balance"),
-        ("model=transformer_dense", "system=mixtral", "balance"),
+        ("model=transformer_dense", "system=mixtral", "tree"),
         ("ffn@model.ffn=soft_moe", "gate.noise=gumbel", "gate"),
         ("ffn@model.ffn=soft_moe", "balance=switch_z", "balance"),
     ],
@@ -277,12 +280,8 @@ def test_defaults_and_none_are_no_choices(model: str) -> None:
 def test_parts_that_are_read_through_others_can_be_chosen() -> None:
     read = ["tree=flat", "gate=tied", "selection@eval_selection=soft", "experts=by_unit"]
     assemble(compose([*read, "shared=company", "balance=switch_z"]), device="meta")
-
-
-def test_a_control_may_be_told_what_the_mixtures_beside_it_are_told() -> None:
-    """A sweep gives all its arms the same overrides."""
-    told = ["tree.spec=[2,2]", "selection.k=1", "gate=bottom_up", "balance=none"]
-    assert compose([*told, "model=mlp_dense"]).model == compose(["model=mlp_dense"]).model
+    # Experts that differ by unit read the tree, whoever reads them.
+    assert compose(["model=mlp_dense", "experts=by_unit", "tree=flat"]).tree.spec == [16]
 
 
 # ------------------------------------------------------------------ hmoe.build
@@ -307,6 +306,14 @@ def test_build_makes_room_for_the_bias_of_a_controller() -> None:
 def test_build_stacks_the_answers_of_tasks() -> None:
     layer = build("system=mmoe", "gate.num=3", "gate.merge=stack", dim=16, hidden_dim=8)
     assert layer(torch.randn(5, 16))[0].shape == (3, 5, 16)
+
+
+def test_build_gives_the_width_to_the_bank_that_has_one() -> None:
+    layer = build("system=moe_plus_plus", dim=16, hidden_dim=24)
+    (networks,) = [bank for bank in layer.experts.banks if isinstance(bank, Mlp)]
+    assert networks.w_in_EDF.shape == (12, 16, 24)
+    with pytest.raises(ConfigError, match="hidden_dim = 24: these experts have no width"):
+        build("system=peer", dim=16, hidden_dim=24)
 
 
 def test_build_tells_mistakes_as_the_command_line_does() -> None:

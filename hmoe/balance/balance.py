@@ -26,10 +26,15 @@ class Balance:
     Args:
         terms: name -> {"loss": function of a Routing, "weight": number or one number a level}.
         bias: the bias controller, or None.
+
+    Raises:
+        ConfigError: a weight that is not a number of at least 0.
     """
 
     def __init__(self, *, terms: Mapping[str, Mapping], bias: BiasController | None) -> None:
         self.terms = {name: Term(**term) for name, term in terms.items()}
+        for name, term in self.terms.items():
+            _check_weight(name, term.weight)
         self.bias = bias
 
     def attach(self, model: nn.Module) -> None:
@@ -112,6 +117,16 @@ def _check_noise(name: str, weights: Sequence[float], scores: Scores) -> None:
                 f"balance.terms.{name}.weight = {weight} on level_{level}: load_cv2 asks what new "
                 "noise would change, and this gate learns none there. Use gate.noise=learned, or "
                 "0 on this level."
+            )
+
+
+def _check_weight(name: str, weight: object) -> None:
+    weights = weight if isinstance(weight, list | tuple) else [weight]
+    for one in weights:
+        if isinstance(one, bool) or not isinstance(one, int | float) or one < 0:
+            raise ConfigError(
+                f"balance.terms.{name}.weight = {weight!r}: must be a number of at least 0, or a "
+                "list of such numbers, one a level."
             )
 
 

@@ -101,15 +101,15 @@ class BiasController:
 
 
 def _check_choice(layer: HMoE) -> None:
-    if layer.try_out(1).token_R.numel() == layer.tree.num_experts * layer.gate.num_heads:
-        raise ConfigError(
-            "balance.bias: the selection sends every token to every expert, so there is no load "
-            "to steer. Use balance=none, or a selection that chooses."
-        )
     if getattr(layer.selection, "func", layer.selection) is expert_choice:
         raise ConfigError(
             "balance.bias: under selection=expert_choice every expert takes as many tokens as any "
             "other, so there is no load to steer. Use balance=none."
+        )
+    if layer.try_out(1).token_R.numel() == layer.tree.num_experts * layer.gate.num_heads:
+        raise ConfigError(
+            "balance.bias: the selection sends every token to every expert, so there is no load "
+            "to steer. Use balance=none, or a selection that chooses."
         )
 
 

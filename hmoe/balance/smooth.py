@@ -41,7 +41,7 @@ def smooth_load(routing: Routing) -> Tensor:
 
 def _expected_rows(routing: Routing, rows_TN: Tensor, above_TN: Tensor) -> Tensor:
     """For each token the rows that a child would get, times the chance that it is chosen."""
-    scores = routing.scores
+    scores = routing.scored
     if scores.clean_TN is None or scores.noise_TN is None:
         return rows_TN
     parts = []

@@ -16,7 +16,7 @@ def z_loss(routing: Routing) -> dict[str, Tensor]:
     groups and tokens, 0 without any token. It measures no load: (ln b)^2 for b children that all
     score 0.
     """
-    logits_TN = routing.scores.logits_TN
+    logits_TN = routing.scored.logits_TN
     values = {}
     for level, blocks in enumerate(routing.tree.blocks):
         squares = [

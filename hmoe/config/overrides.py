@@ -89,6 +89,8 @@ def expand(overrides: Sequence[str], *, conf_dir: Path = CONF) -> list[str]:
             expanded.append(override)
             continue
         parsed, later = given[index], given[index + 1 :]
+        if not isinstance(parsed.value(), str):
+            raise ConfigError(f"{override}: the name of one system is expected")
         _check_options(parsed, options(SYSTEM, conf_dir))
         if index != systems[-1]:
             continue
@@ -110,8 +112,12 @@ def compose(overrides: Sequence[str], *, root: str = "config", conf_dir: Path = 
 
     The config may hold interpolations. Not for several threads at once: Hydra has one state.
     """
-    parsed = [parse(override) for override in expand(overrides, conf_dir=conf_dir)]
     groups = _groups(conf_dir)
+    if root != "config" and (systems := [o for o in overrides if o.startswith(f"{SYSTEM}=")]):
+        raise ConfigError(
+            f"{systems[0]}: systems are choices of `hmoe train`; conf/{root}.yaml has no such parts"
+        )
+    parsed = [parse(override) for override in expand(overrides, conf_dir=conf_dir)]
     chosen = [override for override in parsed if override.key_or_group in groups]
     for override in chosen:
         _check_options(override, options(override.key_or_group, conf_dir))
@@ -195,20 +201,21 @@ def _check_options(override: Override, allowed: Sequence[str]) -> None:
 def _refuse_unread(config: Any, parsed: Sequence[Override]) -> None:
     """Refuse an override of a part that the model does not read; "none" of it does no harm.
 
-    Defaults of the root file pass: nobody asked for them. A control without a tree of its own may
-    be told about all but balance, since a sweep gives it the overrides of the mixtures beside it.
+    Defaults of the root file pass: nobody asked for them. So does what comes before the choice of
+    the model: the settings that all arms of a sweep share are there for those that read them.
     """
     if "model" not in config:
         return
-    parts = _MIXTURE if "tree" in _references(config["model"]) else {"balance": "selection"}
     read, new = {"model"}, ["model"]
     while new:
         found = {name for name in _references(config[new.pop()]) if name in config} - read
         read |= found
         new += found
-    for key, override in {key_of(override): override for override in parsed}.items():
+    chosen = [n for n, o in enumerate(parsed) if key_of(o) in ("model", "ffn@model.ffn")]
+    later = parsed[max(chosen, default=-1) + 1 :]
+    for key, override in {key_of(override): override for override in later}.items():
         part = (override.package or key).partition(".")[0]
-        if part not in parts or parts[part] in read:
+        if part not in _MIXTURE or _MIXTURE[part] in read:
             continue
         if key in _MIXTURE and override.value() == "none":
             continue

@@ -61,8 +61,12 @@ def check(cfg: DictConfig) -> None:
         faults += explain(error)
     for path, node in targets("", config):
         faults += _argument_faults(path, node)
-    if faults:
-        raise ConfigError("\n".join(faults))
+    # A part that several places refer to is at fault once, under its shortest name.
+    once = [
+        f for f in dict.fromkeys(faults) if not any(f.endswith(f".{other}") for other in faults)
+    ]
+    if once:
+        raise ConfigError("\n".join(once))
 
 
 def explain(error: ValidationError) -> list[str]:

@@ -19,7 +19,9 @@ from hmoe.layer.tree import Tree
 Drop = Literal["order", "weight"]
 
 
-def limited(routing: Routing, capacity: float | Sequence[float] | None, drop: Drop) -> Routing:
+def limited(
+    routing: Routing, capacity: float | Sequence[float | None] | None, drop: Drop
+) -> Routing:
     """The rows that fit: a node takes at most ceil(capacity * R * share) of them.
 
     R counts the rows asked for, so a token's k choices are in it: an expert's even share is T k / E
@@ -35,8 +37,8 @@ def limited(routing: Routing, capacity: float | Sequence[float] | None, drop: Dr
 
     Args:
         routing: all rows asked for.
-        capacity: None leaves all; a positive number, or one a level; below 1 an even load is cut as
-            well.
+        capacity: None leaves all; a positive number, or one a level (None there leaves the level
+            alone); below 1 an even load is cut as well.
         drop: who stays. "order": first choices before second ones, each in the order of the tokens
             (GShard, Switch). "weight": the rows that weigh most. V-MoE's batch priority (Riquelme
             et al. 2021) is a third way: first choices before second ones, each by the token's best
@@ -55,7 +57,7 @@ def limited(routing: Routing, capacity: float | Sequence[float] | None, drop: Dr
         return routing
     tree = routing.tree
     capacity_L = per_level("selection.capacity", capacity, tree.num_levels)
-    if min(capacity_L) <= 0:
+    if any(factor is not None and factor <= 0 for factor in capacity_L):
         raise ConfigError(
             f"selection.capacity = {capacity!r}: must be positive; null drops nothing."
         )
@@ -63,7 +65,8 @@ def limited(routing: Routing, capacity: float | Sequence[float] | None, drop: Dr
     row_R = _by_priority(routing, drop)
     # Deepest first: a place in a department is not kept for a row that finds none in its team.
     for level, factor in reversed(list(enumerate(capacity_L))):
-        row_R = _fitting(routing, row_R, level, _limits(tree, factor, num_rows))
+        if factor is not None:
+            row_R = _fitting(routing, row_R, level, _limits(tree, factor, num_rows))
     row_R = row_R.sort().values
     return replace(
         routing,

@@ -84,7 +84,8 @@ class TopDown(Gate):
     soften and perturb in its own way. We differ in the bias: under a softmax it starts at
     log(experts below the node), times the temperature, so that on a ragged tree every expert, not
     every unit, is equally likely at first. On a uniform tree this is a constant among siblings,
-    that is, zero.
+    that is, zero. A sigmoid starts at the same factor as a softmax, the node's share of its
+    parent's experts: from 1/2 everywhere, experts on short paths would take all tokens for good.
 
     Args:
         tree: the organisation.
@@ -237,9 +238,21 @@ class TopDown(Gate):
         return runs
 
     def _prior(self) -> Tensor:
-        """Where the scores of nodes start, once divided by the temperature."""
-        softmax_N = self._by_node([float(link == "softmax") for link in self.link_L])
-        return self.tree.index("num_below_N", softmax_N.device).log() * softmax_N
+        """Where the scores of nodes start, once divided by the temperature.
+
+        Under a softmax and under sigmoids a node's factor then is its share of its parent's
+        experts, so that their product down a path is the same for every expert.
+        """
+        device = torch.zeros(()).device
+        priors = {
+            "softmax": self.tree.index("num_below_N", device).log(),
+            "sigmoid": self.tree.index("share_N", device).logit(),
+            "smooth_step": torch.zeros(self.tree.num_nodes),
+        }
+        parts = [
+            priors[k][here] for k, here in zip(self.link_L, self.tree.level_slices, strict=True)
+        ]
+        return torch.cat(parts)
 
     def _by_node(self, value_L: Sequence[float]) -> Tensor:
         """One number a level as one a node."""

@@ -56,6 +56,11 @@ class Heads(Gate):
         self.num_heads = num
         self.merge = merge
         self.heads = nn.ModuleList(gate(tree=tree, dim=dim) for _ in range(num))
+        if any(isinstance(head, Heads) for head in self.heads):
+            raise ConfigError(
+                "gate.gate: heads of heads are heads. Use gate.num for more of them, and a single "
+                "gate such as gate@gate.gate=top_down."
+            )
         self.hidden_H = [[]] * num if visible is None else self._hidden(visible)
 
     def forward(self, x_TD: Tensor, key_T: Tensor | None = None) -> Scores:

@@ -54,15 +54,20 @@ class Routing:
         return self.scores.tree
 
     @property
-    def probs_TN(self) -> Tensor:
-        """P(node | parent), float32; differentiable.
+    def scored(self) -> Scores:
+        """The scores of all nodes.
 
         Raises:
-            HmoeError: a lazy descent has no scores of all nodes.
+            HmoeError: a lazy descent has none.
         """
         if isinstance(self.scores, Unscored):
             raise HmoeError("a lazy descent has no scores of all nodes; use HMoE where they matter")
-        return self.scores.probs_TN
+        return self.scores
+
+    @property
+    def probs_TN(self) -> Tensor:
+        """P(node | parent), float32; differentiable. Errors are those of `scored`."""
+        return self.scored.probs_TN
 
     @property
     def num_tokens(self) -> int:

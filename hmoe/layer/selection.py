@@ -59,7 +59,7 @@ def top_k(
     beam: int | Sequence[int] | None,
     weights: Weights,
     scale: float,
-    capacity: float | Sequence[float] | None,
+    capacity: float | Sequence[float | None] | None,
     drop: Drop,
 ) -> Routing:
     """The k experts with the largest weight of the whole path.
@@ -111,7 +111,7 @@ def weighed_rows(
     *,
     weights: Weights,
     scale: float,
-    capacity: float | Sequence[float] | None,
+    capacity: float | Sequence[float | None] | None,
     drop: Drop,
 ) -> Routing:
     """The rows of K chosen experts, weighed as `top_k` says.
@@ -133,7 +133,7 @@ def descend(
     *,
     k: int | Sequence[int | None] | None,
     weights: Weights | Sequence[Weights],
-    capacity: float | Sequence[float] | None,
+    capacity: float | Sequence[float | None] | None,
     drop: Drop,
 ) -> Routing:
     """At every level the best children of every unit still in the running; nobody looks back.

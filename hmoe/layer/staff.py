@@ -3,6 +3,7 @@
 Letters: R rows, D width, E experts, M shared experts, H heads, T tokens, N nodes.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from itertools import groupby
@@ -78,7 +79,8 @@ class ByUnit(nn.Module):
             an expert decides.
 
     Raises:
-        ConfigError: a name that is no node of the tree.
+        ConfigError: a name that is no node of the tree, or what is no bank, or a bank without all
+            its settings.
     """
 
     def __init__(
@@ -91,8 +93,9 @@ class ByUnit(nn.Module):
         units: Mapping[str, Callable[..., nn.Module]],
     ) -> None:
         super().__init__()
-        for name in units:
+        for name, bank in units.items():
             node_number("experts.units", name, tree)
+            _check_bank(name, bank)
         # A bank of another size is one of shared experts, which are of the default kind.
         kind_E: list[str | None] = [None] * num_experts
         if num_experts == tree.num_experts:
@@ -213,6 +216,19 @@ def _tensor(numbers: tuple[int, ...], device: torch.device) -> Tensor:
     """Whole numbers on a device, copied there once."""
     with torch.inference_mode(False):  # else no backward could use what an evaluation made
         return torch.tensor(numbers, device=device)
+
+
+def _check_bank(name: str, bank: object) -> None:
+    like = "{_target_: hmoe.layer.Mlp, _partial_: true, hidden_dim: 64, ...}"
+    if not callable(bank):
+        raise ConfigError(
+            f"experts.units.{name} = {bank!r}: must be a bank of experts with all its settings, "
+            f"such as {{_target_: hmoe.layer.Zero, _partial_: true}} or {like}."
+        )
+    try:
+        inspect.signature(bank).bind(num_experts=1, dim=1)
+    except TypeError as error:
+        raise ConfigError(f"experts.units.{name}: {error}; a bank is given as {like}.") from error
 
 
 def node_number(option: str, name: str, tree: Tree) -> int:

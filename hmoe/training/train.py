@@ -25,7 +25,7 @@ from hmoe.config import build, check, digest, locate
 from hmoe.data import ByteLanguage, baselines
 from hmoe.errors import ConfigError
 from hmoe.files import write_atomically
-from hmoe.layer import Tree
+from hmoe.layer import HMoE, SoftMoE, Tree, expert_choice
 from hmoe.metrics import DROPPED, direction, load_statistics
 from hmoe.models import cost
 from hmoe.training.checkpoints import AtomicCheckpointIO, Checkpoints, latest
@@ -114,8 +114,11 @@ def train(
         optim=parts.optim,
         options=options,
     )
+    notes = caveats(parts)
     with run_folder(cfg, run):
         on_start()
+        if progress:
+            print(*notes, sep="\n", end="\n" if notes else "", file=sys.stderr)
         trainer = make_trainer(options, run, [checkpoints, *([ProgressBar()] if progress else [])])
         state, reason = "complete", ""
         resumed_from = latest(run / "checkpoints")
@@ -144,6 +147,7 @@ def train(
         result = {
             "state": state,
             "reason": reason,
+            "caveats": notes,
             "metrics": learner.final | best(run / "events.jsonl"),
             "cost": asdict(model_cost)
             | {
@@ -166,6 +170,26 @@ def train(
         }
         write_atomically(run / "result.json", json.dumps(result, indent=1))
     return result
+
+
+def caveats(parts: Parts) -> list[str]:
+    """What a reader of the run's numbers must know and might not expect."""
+    if parts.data.input_kind != "tokens":
+        return []
+    found = []
+    for module in parts.model.modules():
+        if isinstance(module, SoftMoE):
+            found.append("Soft MoE mixes all tokens of a window")
+        elif isinstance(module, HMoE):
+            options = getattr(module.selection, "keywords", {})
+            if getattr(module.selection, "func", None) is expert_choice:
+                found.append("under selection=expert_choice tokens compete for experts")
+            elif options.get("capacity") is not None:
+                found.append("under selection.capacity tokens compete for places")
+    return [
+        f"note: {what}, later ones with earlier ones; losses are not those of a causal model"
+        for what in dict.fromkeys(found)
+    ]
 
 
 def validation_metrics(parts: Parts) -> set[str]:

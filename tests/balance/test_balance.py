@@ -266,3 +266,9 @@ def test_attaching_draws_no_random_numbers() -> None:
     before = torch.get_rng_state()
     Balance(terms={"load": {"loss": load_cv2, "weight": 0.1}}, bias=CONTROLLER).attach(layer)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("weight", ["hi", -0.1, True, [0.1, "0.2"], [0.1, -1]])
+def test_a_weight_is_a_number_of_at_least_zero(weight: object) -> None:
+    with pytest.raises(ConfigError, match=r"balance\.terms\.z\.weight = .*number of at least 0"):
+        Balance(terms={"z": {"loss": z_loss, "weight": weight}}, bias=None)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from hmoe.errors import ConfigError
-from hmoe.layer import HMoE, Tree, soft
+from hmoe.layer import ByUnit, HMoE, Mlp, Tree, soft
+from hmoe.layer.tree_ops import at_experts
 from tests.cases import (
     CASES,
     DIM,
@@ -316,3 +317,37 @@ def test_levels_that_do_not_learn_and_gates_without_levels_go_with_even(gate, se
     for name, parameter in layer.gate.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().max() > 1e-4, name
+
+
+# ------------------------------------------------------------------ what cannot be built
+
+
+def test_heads_of_heads_are_refused() -> None:
+    with pytest.raises(ConfigError, match="heads of heads are heads"):
+        layer_of(tree=Tree.from_spec([4]), gate=heads(gate=heads()))(dim=DIM)
+
+
+@pytest.mark.parametrize(
+    ("bank", "message"),
+    [
+        ("zero", r"experts\.units\.legal = 'zero': must be a bank of experts"),
+        (partial(Mlp, hidden_dim=8), r"experts\.units\.legal: missing a required .*activation"),
+    ],
+)
+def test_what_is_no_bank_is_refused(bank: object, message: str) -> None:
+    tree = Tree.from_spec(TREES["ragged"])
+    experts = partial(ByUnit, tree=tree, default=EXPERTS["mlp"], units={"legal": bank})
+    with pytest.raises(ConfigError, match=message):
+        layer_of(tree=tree, experts=experts)(dim=DIM)
+
+
+@pytest.mark.parametrize("tree", TREES)
+@pytest.mark.parametrize("link", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("temperature", [1.0, 0.25])
+def test_experts_start_equally_likely(temperature: float, link: str, tree: str) -> None:
+    organisation = Tree.from_spec(TREES[tree])
+    gate = top_down(link=link, temperature=temperature, init_std=0.0)
+    layer = layer_of(tree=organisation, gate=gate)(dim=DIM)
+    weight_TE = at_experts(layer.gate(torch.randn(2, DIM)).weight_TN, organisation)
+    expected = torch.full_like(weight_TE, 1 / organisation.num_experts)
+    assert torch.allclose(weight_TE, expected, atol=1e-6)

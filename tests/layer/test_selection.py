@@ -216,3 +216,23 @@ def test_what_a_beam_is_said_to_leave_is_there(tree: Tree, width: int) -> None:
         assert in_running_TE[routing.token_R, routing.expert_R].all()
         return
     raise AssertionError("no k is admitted")
+
+
+def test_a_level_without_a_capacity_is_left_alone() -> None:
+    """Three of four tokens go to department 0, two of them to its first expert."""
+    probs = torch.tensor(
+        [
+            [0.9, 0.1, 0.9, 0.1, 0.5, 0.5],
+            [0.9, 0.1, 0.9, 0.1, 0.5, 0.5],
+            [0.9, 0.1, 0.1, 0.9, 0.5, 0.5],
+            [0.1, 0.9, 0.5, 0.5, 0.9, 0.1],
+        ]
+    )
+
+    def loads(capacity: list[float | None]) -> list[int]:
+        rule = best(k=1, capacity=capacity)
+        return rule(given(GRID, probs), choice_of(GRID, probs)).load_E.tolist()
+
+    assert loads([None, None]) == [2, 1, 1, 0]
+    assert loads([None, 1.0]) == [1, 1, 1, 0]  # an expert takes 1 of 4
+    assert loads([1.0, None]) == [2, 0, 1, 0]  # a department takes 2 of 4

@@ -235,13 +235,13 @@ def test_a_dial_that_cannot_be_turned_is_refused(tmp_path: Path, dial: str, mess
     ("override", "message"),
     [
         ("tree=gird", "tree=gird: no such option of the group 'tree'. Did you mean 'grid'?"),
-        ("tree.spec=[4,1]", "tree: tree.spec.0 has one child"),
-        ("balance=switch", "balance=switch: would be ignored, since this model reads no balance"),
+        ("tree.spec=[4,1]", "tree.spec=[4,1]: would be ignored, since this model reads no tree"),
+        ("data.val_share=2.0", "data: data.val_share=2.0: must be"),
         ("data=stdlib", "model = ResidualMlp reads vectors"),
     ],
 )
 def test_an_arm_that_does_not_compose_is_named(tmp_path: Path, override: str, message: str) -> None:
-    change = ("[model=mlp_dense, balance=none", f"[model=mlp_dense, balance=none, '{override}'")
+    change = ("[model=mlp_dense,", f"[model=mlp_dense, '{override}',")
     with pytest.raises(ConfigError, match=r"^sweep which, arm 'dense': .*" + re.escape(message)):
         planned(tmp_path, change, arms=DENSE)
 
