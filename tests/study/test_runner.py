@@ -204,7 +204,7 @@ def test_a_trial_that_fails_is_told_with_its_reason_and_the_sweep_goes_on(tmp_pa
         tmp_path,
         "space=['data.batch_size=choice(64, 5000)','selection=choice(top_k, descend)']",
         "arms={dense:{overrides:['model=mlp_dense','balance=none'],dial:experts.hidden_dim},"
-        "tree:{overrides:['tree.spec=[2,2]','selection.weights=renormalized','selection.beam=1']}}",
+        "tree:{overrides:['tree.spec=[2,2]','selection.weights=probs','selection.beam=1']}}",
         "budget.trials=8",
     )
     reasons = {(t.arm, t.slot): t.reason for t in optuna_trials(tmp_path)}

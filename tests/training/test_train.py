@@ -43,7 +43,17 @@ def test_result_json_holds_what_train_returns(result, folder):
 
 def test_the_keys_of_the_result(result):
     assert set(result) == {
-        *("state", "reason", "metrics", "cost", "tree", "level_loads", "baselines", "steps"),
+        *(
+            "state",
+            "reason",
+            "caveats",
+            "metrics",
+            "cost",
+            "tree",
+            "level_loads",
+            "baselines",
+            "steps",
+        ),
         *("config_digest", "data_digest", "git_commit", "git_dirty", "versions", "hardware"),
         *("command", "seed", "started", "ended", "resumed_from"),
     }
