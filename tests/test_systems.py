@@ -264,9 +264,10 @@ def test_a_system_asked_for_what_it_cannot_have_says_so(overrides: list[str], me
     ],
 )
 def test_what_a_model_does_not_read_cannot_be_chosen(model: str, ignored: str, part: str) -> None:
-    for overrides in ([model, ignored], [ignored, model]):
-        with pytest.raises(ConfigError, match=f"would be ignored.* reads no {part}, only "):
-            compose(overrides)
+    with pytest.raises(ConfigError, match=f"would be ignored.* reads no {part}, only "):
+        compose([model, ignored])
+    # What comes first is there for those of a sweep's arms that read it.
+    compose([ignored, model])
 
 
 @pytest.mark.parametrize("model", ["mixture", "mlp_dense", "mlp", "ffn@model.ffn=soft_moe"])
