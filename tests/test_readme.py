@@ -10,7 +10,7 @@ import torch
 
 import hmoe
 from hmoe.balance import switch_loss
-from hmoe.config import compose, options
+from hmoe.config import CONF, compose, options, read_system
 from hmoe.layer import Tree, move_optimizer, regroup
 from hmoe.models import ResidualMlp
 from hmoe.study import load_sweep
@@ -39,6 +39,32 @@ def test_the_commands_were_found() -> None:
 
 def test_the_table_of_systems_is_complete() -> None:
     assert sorted(SYSTEMS) == options("system")
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_row_says_what_the_file_of_the_system_says(name: str) -> None:
+    assert row(name) in README.splitlines()
+
+
+def row(name: str) -> str:
+    """A system's line of the table, from its file."""
+    system = read_system(name, CONF)
+    said = dict(choice.split("=", 1) for choice in system.choices)
+    authors, year = re.match(r"(.*?) \((\d{4})\)", system.source).groups()
+    authors = re.sub(r", .*", " et al.", authors) if authors.count(",") > 1 else authors
+    tree = said.get("tree.spec") or {"flat": "[16]", "grid": "[4,4]"}[said["tree"]]
+    tree = "named units" if tree.startswith("{") else f"`{tree}`"
+    tree += " + shared" if "shared" in said else ""
+    parts = r"gate(@gate\.gate|(\.gate)?\.(score|noise|link|pool))"
+    gate = [said.get("gate", "-"), *(v for k, v in said.items() if re.fullmatch(parts, k))]
+    options = {k.partition(".")[2]: v for k, v in said.items() if k.startswith("selection.")}
+    selection = [said.get("selection", "-"), *(options.get(k, "") for k in ("k", "weights"))]
+    selection += [f"{k} {options[k]}" for k in ("beam", "capacity") if k in options]
+    if "selection@eval_selection" in said:
+        selection[0] += f", then {said['selection@eval_selection']}"
+    cells = [f"`{name}`", f"{authors} {year}", tree, " ".join(gate)]
+    cells += [" ".join(filter(None, selection)), said["balance"]]
+    return "| " + " | ".join(cells) + " |"
 
 
 def test_the_lines_for_other_models_run() -> None:
