@@ -14,7 +14,17 @@ No torch at import time: `check` and `build` import what the config names.
 """
 
 from hmoe.config.objects import build
-from hmoe.config.overrides import CONF, compose, expand, has_sweep, key_of, keys, options, parse
+from hmoe.config.overrides import (
+    CONF,
+    compose,
+    expand,
+    has_sweep,
+    key_of,
+    keys,
+    options,
+    parse,
+    that_are_read,
+)
 from hmoe.config.signatures import RunName, check, explain
 from hmoe.config.systems import System, read_system
 from hmoe.config.targets import locate
@@ -38,5 +48,6 @@ __all__ = [
     "options",
     "parse",
     "read_system",
+    "that_are_read",
     "to_yaml",
 ]

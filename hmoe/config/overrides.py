@@ -143,6 +143,16 @@ def compose(overrides: Sequence[str], *, root: str = "config", conf_dir: Path = 
     return composed
 
 
+def that_are_read(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """Of some overrides those of parts that the model reads, and those of no part of a mixture.
+
+    A sweep draws for all its arms alike; an arm without a gate has no use for what gates draw.
+    """
+    read = _read_by_model(OmegaConf.to_container(cfg))
+    part_of = {override: _part(parse(override)) for override in overrides}
+    return [o for o, part in part_of.items() if _MIXTURE.get(part, "model") in read]
+
+
 def keys(cfg: DictConfig) -> list[str]:
     """Every key of a config in dotted form, inner nodes too, `_target_` and its like aside."""
     return list(_keys("", OmegaConf.to_container(cfg)))
@@ -206,15 +216,11 @@ def _refuse_unread(config: Any, parsed: Sequence[Override]) -> None:
     """
     if "model" not in config:
         return
-    read, new = {"model"}, ["model"]
-    while new:
-        found = {name for name in _references(config[new.pop()]) if name in config} - read
-        read |= found
-        new += found
+    read = _read_by_model(config)
     chosen = [n for n, o in enumerate(parsed) if key_of(o) in ("model", "ffn@model.ffn")]
     later = parsed[max(chosen, default=-1) + 1 :]
     for key, override in {key_of(override): override for override in later}.items():
-        part = (override.package or key).partition(".")[0]
+        part = _part(override)
         if part not in _MIXTURE or _MIXTURE[part] in read:
             continue
         if key in _MIXTURE and override.value() == "none":
@@ -225,6 +231,20 @@ def _refuse_unread(config: Any, parsed: Sequence[Override]) -> None:
             f"{reads or 'itself'}. Leave it out, or use another model, such as model=mlp, or "
             "another ffn@model.ffn."
         )
+
+
+def _part(override: Override) -> str:
+    return str(override.package or override.key_or_group).partition(".")[0]
+
+
+def _read_by_model(config: Any) -> set[str]:
+    """The keys of the root that the model refers to, directly or through others."""
+    read, new = {"model"}, ["model"]
+    while new:
+        found = {name for name in _references(config[new.pop()]) if name in config} - read
+        read |= found
+        new += found
+    return read
 
 
 def _references(node: Any) -> set[str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from hmoe.config import keys
+from hmoe.config import keys, that_are_read
 from hmoe.study.contract import PlannedArm
 from hmoe.study.spec import Sweep
 
@@ -102,7 +102,7 @@ class Search:
         else:
             trial.set_user_attr(_SLOT, slot)
         space = self.sweep.search.only(keys(arm.cfg))
-        drawn = space.suggest(trial, self.sweep.settings(name))
+        drawn = that_are_read(arm.cfg, space.suggest(trial, self.sweep.settings(name)))
         trial.set_user_attr(_DRAWN, drawn)
         return Ticket(arm, slot, drawn, trial)
 

@@ -211,6 +211,9 @@ def test_a_trial_that_fails_is_told_with_its_reason_and_the_sweep_goes_on(tmp_pa
     failed = {key: reason for key, reason in reasons.items() if reason}
     assert_every_slot_ended_once(tmp_path, "tiny", {"dense": 4, "tree": 4}, failed=len(failed))
     assert 0 < len(failed) < 8
+    # A dense arm has no selection: what was drawn for one is not among its settings.
+    dense = [reason for (arm, _), reason in reasons.items() if arm == "dense"]
+    assert all("batch_size=5000" in reason for reason in dense if reason)
     assert any("batch_size=5000: must be at most" in reason for reason in failed.values())
     assert any("selection.beam=1: no such key" in reason for reason in failed.values())
     _, children = mlflow_runs(tmp_path, "tiny")
