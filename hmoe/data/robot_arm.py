@@ -15,16 +15,14 @@ relative error that the paper reports, 0.31. So errors are comparable with the p
 digit by digit. The hand has no lever, so the fourth target is linear in its torque and velocity.
 """
 
-import hashlib
 from math import pi
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from hmoe.data.arm_dynamics import Arm, accelerations
-from hmoe.data.checks import check_at_least, check_seed, check_shares
-from hmoe.data.loader import SPLITS, Batch, EpochOrder, Split, SplitLoader, StreamData
+from hmoe.data.checks import check_shares
+from hmoe.data.loader import SPLITS, Split
+from hmoe.data.rows import RowData
 from hmoe.errors import ConfigError
 
 ARM = Arm(
@@ -43,7 +41,7 @@ _MAX_VELOCITY = 1.5
 _MAX_TORQUE = (8.0, 8.0, 4.0, 2.0)
 
 
-class RobotArm(StreamData):
+class RobotArm(RowData):
     """States of the arm: x float32 (B, 12), y float32 (B, 4).
 
     Inputs and targets are standardised with the means and deviations of the training split.
@@ -58,75 +56,33 @@ class RobotArm(StreamData):
     """
 
     task = "regression"
-    input_kind = "vectors"
-    domain_names: tuple[tuple[str, ...], ...] = ()
     in_dim = 12
     out_dim = 4
 
     def __init__(self, *, batch_size: int, seed: int, val_share: float) -> None:
-        super().__init__()
-        check_at_least("batch_size", batch_size, 1)
-        check_seed(seed)
+        super().__init__(batch_size=batch_size, seed=seed)
         check_shares(val_share=val_share)
-        self.batch_size = batch_size
-        self.seed = seed
         self.val_share = val_share
-        self._rows: dict[Split, tuple[Tensor, Tensor]] = {}
-        self._digest = ""
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 of shapes, inputs and targets of each split, in order."""
-        self.setup()
-        return self._digest
-
-    def setup(self, stage: str | None = None) -> None:
-        """Simulate all rows and share them out, once.
-
-        Raises:
-            ConfigError: the batch is larger than the training split, or a split has no row.
-        """
-        if self._rows:
-            return
-        x, y = simulate(NUM_TRAIN + NUM_TEST)
+    def _load(self) -> dict[Split, tuple[np.ndarray, np.ndarray]]:
         num_val = round(self.val_share * NUM_TRAIN)
         if not 0 < num_val < NUM_TRAIN:
             raise ConfigError(
                 f"data.val_share={self.val_share}: leaves no row in the "
                 f"{'train' if num_val else 'val'} split."
             )
+        x, y = simulate(NUM_TRAIN + NUM_TEST)
         num_train = NUM_TRAIN - num_val
-        self._order = EpochOrder(num_rows=num_train, batch_size=self.batch_size, seed=self.seed)
         x, y = (_standardised(values, values[:num_train]) for values in (x, y))
         ends = np.cumsum([num_train, num_val, NUM_TEST])
-        digest = hashlib.sha256()
-        rows: dict[Split, tuple[Tensor, Tensor]] = {}
-        for split, start, end in zip(SPLITS, [0, *ends], ends, strict=False):
-            digest.update(f"{split} {x[start:end].shape}\n".encode())
-            for values in (x, y):
-                # Rounded, since another machine's sines and solvers differ in the last bits.
-                digest.update(np.round(values[start:end], 4).tobytes())
-            rows[split] = torch.from_numpy(x[start:end]), torch.from_numpy(y[start:end])
-        self._digest = digest.hexdigest()
-        self._rows = rows
+        return {
+            split: (x[start:end], y[start:end])
+            for split, start, end in zip(SPLITS, [0, *ends], ends, strict=False)
+        }
 
-    def train_batch(self, step: int) -> Batch:
-        """Return the batch of `step`, a pure function of (seed, step)."""
-        self.setup()
-        return self._batch("train", self._order.rows_at(step))
-
-    def pass_over(self, split: Split) -> SplitLoader:
-        """Return one pass over a split."""
-        self.setup()
-        return SplitLoader(
-            num_rows=len(self._rows[split][1]),
-            batch_size=self.batch_size,
-            batch_of=lambda rows: self._batch(split, rows),
-        )
-
-    def _batch(self, split: Split, rows: Tensor) -> Batch:
-        x, y = self._rows[split]
-        return {"x": x[rows], "y": y[rows]}
+    def _digested(self, values: np.ndarray) -> bytes:
+        # Rounded, since another machine's sines and solvers differ in the last bits.
+        return super()._digested(np.round(values, 4))
 
 
 def simulate(num_rows: int) -> tuple[np.ndarray, np.ndarray]:
