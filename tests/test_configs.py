@@ -18,7 +18,7 @@ from hmoe.config.targets import locate, targets
 from hmoe.errors import ConfigError
 from hmoe.layer import HMoE
 from hmoe.models import cost
-from hmoe.training import Learner, Parts, assemble
+from hmoe.training import assemble
 
 FILES = sorted(CONF.rglob("*.yaml"))
 # Systems are rows of choices among the groups: see test_systems.
@@ -211,16 +211,6 @@ def tiny(made_files: Path) -> dict[str, DictConfig]:
     }
 
 
-def learner_of(parts: Parts) -> Learner:
-    return Learner(
-        model=parts.model,
-        task=parts.task,
-        balance=parts.balance,
-        optim=parts.optim,
-        options=parts.options,
-    )
-
-
 STEPS = [
     *({"selection": s, "balance": b} for s in options("selection") for b in options("balance")),
     *({"selection": s, "gate": g} for s in options("selection") for g in options("gate")),
@@ -242,7 +232,7 @@ def test_a_step_of_training(
             assemble(cfg, device="meta")
         return
     parts = assemble(cfg)
-    learner = learner_of(parts)
+    learner = parts.learner()
     parts.data.setup()
     batch = parts.data.train_batch(0)
     optimizer = learner.configure_optimizers()["optimizer"]
@@ -275,7 +265,7 @@ def test_a_step_of_training(
 def test_a_step_of_training_with_a_lazy_descent(balance: str) -> None:
     lazy = ["ffn@model.ffn=hmoe_lazy", "selection.beam=1", f"balance={balance}"]
     parts = assemble(compose(["data=digits", "model=mlp", "tree.spec=[4,4,4]", *lazy, *TINY]))
-    learner = learner_of(parts)
+    learner = parts.learner()
     parts.data.setup()
     batch = parts.data.train_batch(0)
     learner.training_step(batch, 0).backward()

@@ -12,7 +12,7 @@ from hmoe.config import CONF, compose, expand, options, parse, read_system
 from hmoe.errors import ConfigError
 from hmoe.layer import HMoE, Mlp
 from hmoe.layer.tree_ops import at_experts
-from hmoe.training import Learner, assemble
+from hmoe.training import assemble
 
 SYSTEMS = options("system")
 TINY = ["data.batch_size=8", "trainer.max_steps=1", "optim.warmup_steps=0"]
@@ -34,13 +34,7 @@ def test_a_system_cites_its_paper_and_says_where_it_differs(name: str) -> None:
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_a_system_learns_from_one_step(name: str) -> None:
     parts = assemble(compose([f"system={name}", *TINY]))
-    learner = Learner(
-        model=parts.model,
-        task=parts.task,
-        balance=parts.balance,
-        optim=parts.optim,
-        options=parts.options,
-    )
+    learner = parts.learner()
     parts.data.setup()
     batch = parts.data.train_batch(0)
     loss = learner.training_step(batch, 0)

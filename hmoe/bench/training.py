@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hmoe.config import compose
-from hmoe.training import Learner, assemble, make_trainer, provenance
+from hmoe.training import assemble, make_trainer, provenance
 
 # Small steps show the overhead of the loop, large ones what a user will see.
 _CASES = {
@@ -105,13 +105,7 @@ def _hmoe_seconds(cfg: DictConfig) -> float:
     """The steps as `hmoe train` takes them, event log included."""
     parts = _seeded(cfg)
     clock = _Clock()
-    learner = Learner(
-        model=parts.model,
-        task=parts.task,
-        balance=parts.balance,
-        optim=parts.optim,
-        options=parts.options,
-    )
+    learner = parts.learner()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         # No validation is the point here.
         warnings.filterwarnings("ignore", module="pytorch_lightning")

@@ -113,7 +113,8 @@ def compose(overrides: Sequence[str], *, root: str = "config", conf_dir: Path = 
     The config may hold interpolations. Not for several threads at once: Hydra has one state.
     """
     groups = _groups(conf_dir)
-    if root != "config" and (systems := [o for o in overrides if o.startswith(f"{SYSTEM}=")]):
+    systems = [override for override in overrides if override.startswith(f"{SYSTEM}=")]
+    if systems and root != "config":
         raise ConfigError(
             f"{systems[0]}: systems are choices of `hmoe train`; conf/{root}.yaml has no such parts"
         )
@@ -132,8 +133,8 @@ def compose(overrides: Sequence[str], *, root: str = "config", conf_dir: Path = 
         if override.key_or_group not in groups:
             _replace(config, override, groups)
     _refuse_unread(config, parsed)
-    if named := [parse(o).value() for o in overrides if parse(o).key_or_group == SYSTEM]:
-        config[SYSTEM] = named[-1]
+    if systems:
+        config[SYSTEM] = parse(systems[-1]).value()
     refuse_foreign(config)
     try:
         composed: DictConfig = OmegaConf.create(config)

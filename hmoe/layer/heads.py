@@ -14,7 +14,7 @@ from hmoe.layer.checks import check_names
 from hmoe.layer.gates import Gate, Merge, TopDown
 from hmoe.layer.scores import Choice, Scores
 from hmoe.layer.tree import Tree
-from hmoe.layer.tree_ops import path_sum
+from hmoe.layer.tree_ops import constant, path_sum
 
 
 class Heads(Gate):
@@ -75,11 +75,12 @@ class Heads(Gate):
         choice = self._gates[0].choose(scores, bias_N)
         if not any(self.hidden_H):
             return choice
-        top_HN = torch.zeros(self.num_heads, self.tree.num_nodes)
-        for head, nodes in enumerate(self.hidden_H):
-            top_HN[head, nodes] = 1.0
+        device = choice.factor_TN.device
+        top_HN = torch.zeros(self.num_heads, self.tree.num_nodes, device=device)
+        for top_N, nodes in zip(top_HN, self.hidden_H, strict=True):
+            top_N.index_fill_(0, constant(tuple(nodes), device), 1.0)
         each = scores.num_tokens // self.num_heads
-        top_TN = top_HN.to(choice.factor_TN.device).repeat_interleave(each, 0)
+        top_TN = top_HN.repeat_interleave(each, 0)
         return Choice(
             choice.factor_TN.masked_fill(top_TN > 0, float("-inf")),
             choice.weight_TN.masked_fill(path_sum(top_TN, self.tree) > 0, float("-inf")),
@@ -99,7 +100,7 @@ class Heads(Gate):
         for gate, scores, hidden in zip(self._gates, heads, self.hidden_H, strict=True):
             if hidden:
                 # Out of reach before any rule sees it; finite, so that nothing turns into NaN.
-                node = torch.tensor(hidden, device=scores.logits_TN.device)
+                node = constant(tuple(hidden), scores.logits_TN.device)
                 logits_TN = scores.logits_TN.index_fill(-1, node, -1e9)
                 clean_TN = scores.clean_TN
                 if clean_TN is not None:

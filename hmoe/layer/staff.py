@@ -5,7 +5,6 @@ Letters: R rows, D width, E experts, M shared experts, H heads, T tokens, N node
 
 import inspect
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from itertools import groupby
 
 import torch
@@ -16,6 +15,7 @@ from hmoe.errors import ConfigError, nearest
 from hmoe.layer.gates import Merge
 from hmoe.layer.routing import Routing
 from hmoe.layer.tree import ROOT, Tree
+from hmoe.layer.tree_ops import constant
 
 
 class Zero(nn.Module):
@@ -180,7 +180,7 @@ class Shared(nn.Module):
         if merged > 1:
             weight_HTM: Tensor = weight_TM.unflatten(0, (num_heads, -1))
             weight_TM = weight_HTM.sum(0) if merge == "sum" else weight_HTM.mean(0)
-        is_root_M = _tensor(tuple(self.unit_M), weight_TM.device) == ROOT
+        is_root_M = constant(tuple(self.unit_M), weight_TM.device) == ROOT
         return weight_TM.masked_fill(is_root_M, 1.0)
 
     @property
@@ -198,7 +198,7 @@ class Shared(nn.Module):
         shape = (routing.num_tokens, len(units) + 1)
         # Nodes that are none of the units share one more column. Index -1 is the root's, ROOT = -1.
         column_N = torch.full((tree.num_nodes + 1,), len(units), device=device)
-        column_N[_tensor(tuple(units), device)] = torch.arange(len(units), device=device)
+        column_N[constant(tuple(units), device)] = torch.arange(len(units), device=device)
         parent_N = F.pad(tree.index("parent_N", device), (0, 1), value=ROOT)
         node_R = tree.index("node_E", device).index_select(0, routing.expert_R)
         places = []
@@ -207,15 +207,8 @@ class Shared(nn.Module):
             node_R = parent_N[node_R]
         sums = routing.weight_R.new_zeros(shape).flatten()
         sums = sums.index_add(0, torch.cat(places), routing.weight_R.repeat(tree.num_levels))
-        column_M = _tensor(tuple(units.index(unit) for unit in self.unit_M), device)
+        column_M = constant(tuple(units.index(unit) for unit in self.unit_M), device)
         return sums.view(shape).index_select(1, column_M)
-
-
-@lru_cache  # asked at every step, about a handful of layers
-def _tensor(numbers: tuple[int, ...], device: torch.device) -> Tensor:
-    """Whole numbers on a device, copied there once."""
-    with torch.inference_mode(False):  # else no backward could use what an evaluation made
-        return torch.tensor(numbers, device=device)
 
 
 def _check_bank(name: str, bank: object) -> None:

@@ -5,6 +5,7 @@ axis is the last one; axes before it are free.
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import pairwise
 
 import torch
@@ -128,3 +129,10 @@ def pool_logsumexp(logits_TE: Tensor, tree: Tree) -> Tensor:
     the experts exactly: exp(lse(children)) / sum over siblings of exp(lse) telescopes.
     """
     return pool(logits_TE, tree, lambda group: group.logsumexp(-1))
+
+
+@lru_cache  # asked at every step, about a handful of layers
+def constant(numbers: tuple[int, ...], device: torch.device) -> Tensor:
+    """Whole numbers, such as those of some nodes, on a device; copied there once."""
+    with torch.inference_mode(False):  # else no backward could use what an evaluation made
+        return torch.tensor(numbers, dtype=torch.int64, device=device)

@@ -34,7 +34,7 @@ class Learner(pl.LightningModule):
     Args:
         model: batch["x"] -> (output, [Routing]).
         task: loss and scores.
-        balance: balance terms and bias controller; attached to the model's mixtures here.
+        balance: balance terms and bias controller, attached to the model's mixtures already.
         optim: optimiser and schedule.
         options: lengths and intervals.
     """
@@ -49,7 +49,6 @@ class Learner(pl.LightningModule):
         options: TrainerOptions,
     ) -> None:
         super().__init__()
-        balance.attach(model)
         self.model = model
         self.task = task
         self.balance = balance

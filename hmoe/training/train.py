@@ -49,6 +49,16 @@ class Parts:
     optim: AdamW
     options: TrainerOptions
 
+    def learner(self) -> Learner:
+        """The module that trains the model."""
+        return Learner(
+            model=self.model,
+            task=self.task,
+            balance=self.balance,
+            optim=self.optim,
+            options=self.options,
+        )
+
 
 def assemble(cfg: DictConfig, device: str = "cpu") -> Parts:
     """Build every part of a run; `device="meta"` makes a model without memory, to work out costs.
@@ -107,13 +117,7 @@ def train(
         torch.set_num_threads(options.threads)
     torch.set_float32_matmul_precision(options.matmul_precision)
     parts.data.setup()
-    learner = Learner(
-        model=parts.model,
-        task=parts.task,
-        balance=parts.balance,
-        optim=parts.optim,
-        options=options,
-    )
+    learner = parts.learner()
     notes = caveats(parts)
     with run_folder(cfg, run):
         on_start()

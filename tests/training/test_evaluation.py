@@ -8,18 +8,12 @@ import torch
 
 from hmoe.config import compose
 from hmoe.data import SplitLoader
-from hmoe.training import Learner, assemble, make_trainer
+from hmoe.training import assemble, make_trainer
 
 
 def test_batches_count_by_their_size(tmp_path: Path) -> None:
     parts = assemble(compose(["data=digits", "model=mlp"]))
-    learner = Learner(
-        model=parts.model,
-        task=parts.task,
-        balance=parts.balance,
-        optim=parts.optim,
-        options=parts.options,
-    )
+    learner = parts.learner()
     x = torch.randn(10, 64)
     with torch.no_grad():
         label = parts.model(x)[0].argmax(-1)
