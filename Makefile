@@ -4,6 +4,7 @@
 TORCH   := 2.13.0
 UV      := 0.13.9
 SWEEP   ?= hierarchy
+BENCH   ?= train
 ARGS    ?=
 BIN     := .venv/bin
 READY   := .venv/.ready
@@ -18,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help setup sweep test test-slow check format ui report bench lock clean
 
 help: ## List the targets
-	@echo "usage: make TARGET [SWEEP=name] [ARGS='more arguments'] [PYTHON=python3.x]"
+	@echo "usage: make TARGET [SWEEP=name] [BENCH=suites] [ARGS='more arguments'] [PYTHON=python3.x]"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Make .venv from the lock (every target below does so when needed)
@@ -32,8 +33,8 @@ report: $(READY) ## Write the report of the study SWEEP from its stored runs
 ui: $(READY) ## Browse the runs in MLflow on this machine
 	$(BIN)/hmoe ui $(ARGS)
 
-bench: $(READY) ## Measure ratios side by side: hmoe against a bare torch loop
-	$(BIN)/hmoe bench $(ARGS)
+bench: $(READY) ## Measure ratios side by side, of the suites in BENCH (default: train)
+	$(BIN)/hmoe bench $(BENCH) $(ARGS)
 
 test: $(READY) ## Run the quick tests
 	$(BIN)/python -m pytest $(ARGS)

@@ -170,25 +170,27 @@ def ui(overrides: Sequence[str]) -> int:
 
 
 def bench(overrides: Sequence[str]) -> int:
-    """Measure training against a bare torch loop, or suite=large_trees: ratios in one run."""
-    own = [o for o in overrides if o.split("=")[0] in ("suite", "rounds", "out")]
-    options = _options(own, {"suite": "training", "rounds": 5, "out": "reports/bench"})
+    """Run suites of benchmarks, such as `train`: ratios of things measured in turns."""
+    from hmoe.bench import SUITES
+    from hmoe.errors import nearest
+
+    suites = [o for o in overrides if "=" not in o]
+    for suite in suites:
+        if suite not in SUITES:
+            raise ConfigError(
+                f"suite '{suite}': there are {', '.join(SUITES)}.{nearest(suite, SUITES)}"
+            )
+    if not suites:
+        raise ConfigError(f"name one suite or more: {', '.join(SUITES)}.")
+    own = [o for o in overrides if o.split("=")[0] in ("rounds", "out")]
+    options = _options(own, {"rounds": 5, "out": "reports/bench"})
     if not isinstance(options["rounds"], int) or options["rounds"] < 1:
         raise ConfigError(f"rounds = {options['rounds']}: expected a whole number of at least 1.")
-    rest = [o for o in overrides if o not in own]
-    arguments = {"rounds": options["rounds"], "out": Path(options["out"])}
-    arguments["command"] = shlex.join(["hmoe", "bench", *overrides])
-    if options["suite"] == "training":
-        from hmoe.bench import bench_training
-
-        print(bench_training(overrides=rest, **arguments))
-    elif options["suite"] == "large_trees":
-        _options(rest, {})
-        from hmoe.bench import bench_large_trees
-
-        print(bench_large_trees(**arguments))
-    else:
-        raise ConfigError(f"suite = {options['suite']}: must be training or large_trees.")
+    rest = [o for o in overrides if o not in own and o not in suites]
+    for suite in suites:
+        command = shlex.join(["hmoe", "bench", suite, *own, *rest])
+        out = Path(options["out"])
+        print(SUITES[suite](rounds=options["rounds"], out=out, overrides=rest, command=command))
     return 0
 
 
@@ -201,7 +203,7 @@ _COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "status": (status, "hmoe status sweep=hierarchy"),
     "report": (report, "hmoe report sweep=hierarchy"),
     "ui": (ui, "hmoe ui port=5000"),
-    "bench": (bench, "hmoe bench rounds=9"),
+    "bench": (bench, "hmoe bench train rounds=9"),
 }
 
 

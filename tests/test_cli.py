@@ -114,7 +114,10 @@ def refused(capsys, *argv: str) -> str:
         ("ui", "no tracked runs there"),
         ("ui port=many", "port = many: expected a whole number"),
         ("ui prot=1", "'prot' is not an option here; there are runs, port. Did you mean 'port'?"),
-        ("bench rounds=0", "rounds = 0: expected a whole number of at least 1"),
+        ("bench", "name one suite or more: train, large_trees"),
+        ("bench trian", "suite 'trian': there are train, large_trees. Did you mean 'train'?"),
+        ("bench large_trees tree.spec=[4]", "tree.spec=[4]: large_trees has no options"),
+        ("bench train rounds=0", "rounds = 0: expected a whole number of at least 1"),
     ],
 )
 def test_a_mistake_is_told_in_one_message_and_leaves_nothing_behind(argv, message, capsys):

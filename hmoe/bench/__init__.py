@@ -1,6 +1,8 @@
-"""Benchmarks: `hmoe bench`, one suite a file."""
+"""Benchmarks: `hmoe bench SUITE`, one suite a file."""
 
 from hmoe.bench.large_trees import bench_large_trees
-from hmoe.bench.training import bench_training
+from hmoe.bench.train import bench_train
 
-__all__ = ["bench_large_trees", "bench_training"]
+SUITES = {"train": bench_train, "large_trees": bench_large_trees}
+
+__all__ = ["SUITES"]

@@ -8,12 +8,11 @@ are normal and independent between nodes, of a standard deviation that is varied
 Letters: T tokens, D width, N nodes, E experts, K experts per token.
 """
 
-import json
 import multiprocessing
 import resource
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -21,17 +20,16 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 import hmoe
+from hmoe.bench.measure import in_turns, save, table
 from hmoe.errors import ConfigError
 from hmoe.layer import Tree
 from hmoe.layer.beam import beam_widths, check_k
 from hmoe.layer.lazy import path_values, search
 from hmoe.layer.looks import linear_scorer
 from hmoe.layer.tree_ops import at_experts, path_product, sibling_softmax
-from hmoe.training import provenance
 
 GIB = 2**30
 _BEAMS = (1, 4, 16)
@@ -47,17 +45,22 @@ _SHAPES: dict[str, Any] = {
 }
 
 
-def bench_large_trees(*, rounds: int, out: Path, command: str) -> Path:
+def bench_large_trees(*, rounds: int, out: Path, overrides: Sequence[str], command: str) -> Path:
     """Measure all three, print a table of each, write `large_trees.json` into `out`.
 
     Args:
         rounds: seeds of the recall, and turns of the timing.
+
+    Raises:
+        ConfigError: an override; there is nothing to choose here.
     """
+    if overrides:
+        raise ConfigError(f"{overrides[0]}: large_trees has no options but rounds and out.")
     console = Console()
     memory = [isolated_pass([16] * 3, ffn=ffn, beam=4) for ffn in ("hmoe", "hmoe_lazy")]
     memory += [isolated_pass([16] * 5, ffn="hmoe_lazy", beam=beam) for beam in _BEAMS]
     columns = ("tree", "ffn", "beam", "beyond_gib", "idle_gib", "params_and_grads_gib", "seconds")
-    console.print(_table("one-neuron experts, forward and backward", memory, columns))
+    console.print(table("one-neuron experts, forward and backward", memory, columns))
     found = [
         recall(name, beam, scale, seeds=range(rounds))
         for scale in (1.0, 3.0)
@@ -66,16 +69,12 @@ def bench_large_trees(*, rounds: int, out: Path, command: str) -> Path:
         if _leaves_enough(name, beam)
     ]
     columns = ("tree", "scale", "beam", "recall_mean", "recall_sd", "mass_mean", "mass_sd")
-    console.print(_table("recall of the exact top 16 of 2^12 experts", found, columns))
+    console.print(table("recall of the exact top 16 of 2^12 experts", found, columns))
     times = [row for spec in ([16] * 3, [16] * 4) for row in search_seconds(spec, rounds)]
     columns = ("experts", "search", "seconds", "over_flat")
-    console.print(_table("who works on 4,096 tokens, forward", times, columns))
+    console.print(table("who works on 4,096 tokens, forward", times, columns))
     record = {"memory": memory, "recall": found, "seconds": times}
-    record |= {"command": command, "threads": torch.get_num_threads(), **provenance()}
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "large_trees.json"
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    return path
+    return save(record, suite="large_trees", out=out, command=command)
 
 
 def isolated_pass(
@@ -171,24 +170,16 @@ def search_seconds(spec: Sequence[int], rounds: int) -> list[dict[str, Any]]:
     }
     for beam in _BEAMS:
         searches[f"beam {beam}"] = partial(_lazy, tree, x_TD, weight_ND, bias_N, beam)
-    seconds: dict[str, list[float]] = {name: [] for name in searches}
-    for turn in range(rounds + 1):
-        for name, run in searches.items():
-            start = time.perf_counter()
-            run()
-            if turn:  # the first is not measured: caches, threads, page faults
-                seconds[name].append(time.perf_counter() - start)
+    times = in_turns(searches, rounds=rounds, title=f"search of {tree}")
     return [
         {
             "experts": tree.num_experts,
             "search": name,
-            "seconds": statistics.median(times),
-            "over_flat": statistics.median(
-                mine / other for mine, other in zip(times, seconds["flat"], strict=True)
-            ),
-            "all_seconds": times,
+            "seconds": timing.seconds("wall"),
+            "over_flat": statistics.median(timing.over(times["flat"], "wall")),
+            "all_seconds": timing.wall_s,
         }
-        for name, times in seconds.items()
+        for name, timing in times.items()
     ]
 
 
@@ -219,13 +210,3 @@ def _leaves_enough(name: str, beam: int) -> bool:
     except ConfigError:
         return False
     return True
-
-
-def _table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table:
-    table = Table(title=title)
-    for column in columns:
-        table.add_column(column.replace("_", " "), justify="right", overflow="fold")
-    for row in rows:
-        cells = [row[column] for column in columns]
-        table.add_row(*(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells))
-    return table

@@ -1,10 +1,5 @@
-"""Training through hmoe against a bare loop: ratios of things measured side by side in one run.
+"""Training through hmoe against a bare torch loop over the same model, in turns."""
 
-Machines are shared and drift, so the two sides take turns (A B A B ...) and the ratio of each pair
-is what counts; the median is quoted, with the extremes beside it.
-"""
-
-import json
 import statistics
 import tempfile
 import time
@@ -18,10 +13,10 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.table import Table
 
+from hmoe.bench.measure import save, table
 from hmoe.config import compose
-from hmoe.training import assemble, make_trainer, provenance
+from hmoe.training import assemble, make_trainer
 
 # Small steps show the overhead of the loop, large ones what a user will see.
 _CASES = {
@@ -45,7 +40,7 @@ class Ratio:
         return [bare / hmoe for hmoe, bare in zip(self.hmoe_s, self.bare_s, strict=True)]
 
 
-def bench_training(*, rounds: int, out: Path, overrides: Sequence[str], command: str) -> Path:
+def bench_train(*, rounds: int, out: Path, overrides: Sequence[str], command: str) -> Path:
     """Training steps per second through hmoe against a bare torch loop over the same model.
 
     Prints a table, writes `train.json` into `out` and returns its path.
@@ -57,34 +52,25 @@ def bench_training(*, rounds: int, out: Path, overrides: Sequence[str], command:
         pairs = [(_hmoe_seconds(cfg), _bare_seconds(cfg)) for _ in range(rounds)]
         hmoe_s, bare_s = map(list, zip(*pairs, strict=True))
         results.append(Ratio(case, cfg.trainer.max_steps, hmoe_s, bare_s))
-    table = Table(title="training steps per second: hmoe / bare torch loop (1 is equal)")
-    for column in ("case", "median", "lowest", "highest", "hmoe steps/s"):
-        table.add_column(column, justify="left" if column == "case" else "right")
-    for r in results:
-        speed = r.steps / statistics.median(r.hmoe_s)
-        numbers = (statistics.median(r.ratios), min(r.ratios), max(r.ratios))
-        table.add_row(r.case, *(f"{x:.3f}" for x in numbers), f"{speed:.4g}")
-    Console().print(table)
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "train.json"
-    path.write_text(json.dumps(_record(results, command), indent=1) + "\n", encoding="utf-8")
-    return path
+    cases = [_row(r) for r in results]
+    columns = ("case", "median_ratio", "lowest", "highest", "hmoe_steps_per_s")
+    title = "training steps per second: hmoe / bare torch loop (1 is equal)"
+    Console().print(table(title, cases, columns))
+    return save({"cases": cases}, suite="train", out=out, command=command)
 
 
-def _record(results: Sequence[Ratio], command: str) -> dict[str, Any]:
-    cases = [
-        {
-            "case": r.case,
-            "steps": r.steps,
-            "median_ratio": statistics.median(r.ratios),
-            "ratios": r.ratios,
-            "hmoe_s": r.hmoe_s,
-            "bare_s": r.bare_s,
-        }
-        for r in results
-    ]
-    threads = torch.get_num_threads()
-    return {"command": command, "threads": threads, "cases": cases, **provenance()}
+def _row(r: Ratio) -> dict[str, Any]:
+    return {
+        "case": r.case,
+        "steps": r.steps,
+        "median_ratio": statistics.median(r.ratios),
+        "lowest": min(r.ratios),
+        "highest": max(r.ratios),
+        "hmoe_steps_per_s": r.steps / statistics.median(r.hmoe_s),
+        "ratios": r.ratios,
+        "hmoe_s": r.hmoe_s,
+        "bare_s": r.bare_s,
+    }
 
 
 class _Clock(pl.Callback):
