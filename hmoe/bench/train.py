@@ -16,7 +16,7 @@ from rich.console import Console
 
 from hmoe.bench.measure import save, table
 from hmoe.config import compose
-from hmoe.training import assemble, make_trainer
+from hmoe.training import assemble, make_trainer, stretches
 
 # Small steps show the overhead of the loop, large ones what a user will see.
 _CASES = {
@@ -96,7 +96,8 @@ def _hmoe_seconds(cfg: DictConfig) -> float:
         # No validation is the point here.
         warnings.filterwarnings("ignore", module="pytorch_lightning")
         trainer = make_trainer(parts.options, Path(folder), [clock])
-        trainer.fit(learner, train_dataloaders=parts.data.train_dataloader())
+        stream = stretches(parts.data, trainer, parts.options)
+        trainer.fit(learner, train_dataloaders=stream)
     return clock.seconds
 
 

@@ -3,7 +3,7 @@
 from hmoe.training.child import Child, start_server, write_failure
 from hmoe.training.em import fit
 from hmoe.training.folder import changed_settings, held
-from hmoe.training.learner import Learner
+from hmoe.training.learner import Learner, stretches
 from hmoe.training.options import AdamW, TrainerOptions
 from hmoe.training.progress import EpochBar
 from hmoe.training.tasks import competitive, own
@@ -25,6 +25,7 @@ __all__ = [
     "own",
     "provenance",
     "start_server",
+    "stretches",
     "train",
     "validation_metrics",
     "write_failure",

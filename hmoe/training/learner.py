@@ -1,16 +1,17 @@
 """Learner: the one LightningModule. Task loss plus balance, and what is written down on the way."""
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torchmetrics import SumMetric
 
 from hmoe.balance import Balance, mixture_layers
-from hmoe.data import Batch
+from hmoe.data import Batch, StreamData
+from hmoe.data.loader import StepLoader
 from hmoe.layer import Routing
 from hmoe.layer.tree_ops import sum_below
 from hmoe.metrics import LoadMetrics
@@ -25,11 +26,23 @@ class DivergedError(Exception):
     """The loss is no longer a number; the run ends as diverged, never as complete."""
 
 
+def stretches(data: StreamData, trainer: pl.Trainer, options: TrainerOptions) -> StepLoader:
+    """The training stream from the trainer's step on, in lists of `options.stretch` batches."""
+    size = options.stretch
+
+    def stretch_at(number: int) -> list[Batch]:
+        return [data.train_batch(step) for step in range(number * size, (number + 1) * size)]
+
+    return StepLoader(batch_at=stretch_at, first_step=lambda: trainer.global_step // size)
+
+
 class Learner(pl.LightningModule):
     """Train a model that returns (output, routings).
 
-    Numbers leave the device once every `log_every` steps, through the logger and not through
-    `self.log`, whose bookkeeping would cost as much as a small layer.
+    What the trainer does around a batch, some thirty hooks, costs as much as a small layer. So
+    its batch is a stretch of steps (`stretches`), between which nothing but steps is due, and the
+    optimiser is stepped here. Numbers leave the device once every `log_every` steps, together,
+    through the logger and not through `self.log`.
 
     Args:
         model: batch["x"] -> (output, [Routing]).
@@ -49,6 +62,7 @@ class Learner(pl.LightningModule):
         options: TrainerOptions,
     ) -> None:
         super().__init__()
+        self.automatic_optimization = False
         self.model = model
         self.task = task
         self.balance = balance
@@ -59,46 +73,57 @@ class Learner(pl.LightningModule):
         self.sums: dict[str, SumMetric] = {}
         self.final: dict[str, float] = {}
         self.validated_at = -1
-        self._routings: Sequence[Routing] = ()
+        self.latest: dict[str, float] = {}
+        self._balance_values: dict[str, Tensor] = {}
         self._losses: list[Tensor] = []
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer, schedule = self.optim.make(self.model, self.options.max_steps)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        output, self._routings = self.model(batch["x"])
-        loss = self.task.training_loss(output, batch["y"])
-        penalty, self._balance_values = self.balance.loss(self._routings)
-        self._losses.append(loss.detach())
-        return loss + penalty
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        # The bias moves with the weights, so that a checkpoint holds both of the same step.
-        super().optimizer_step(*args, **kwargs)
-        self.balance.step(self.model, self._routings)
-        self._routings = ()
-
-    def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
-        # Lightning refuses to clip for a fused optimiser in mixed precision, lest gradients still
-        # be scaled; bfloat16 has no scaling.
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_norm)
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+    def training_step(self, batches: Sequence[Batch], batch_idx: int) -> None:
+        for batch in batches:
+            self.learn(batch)
         if self.global_step % self.options.log_every == 0:
             self._write_training()
 
+    def learn(self, batch: Batch) -> None:
+        """Take one step of the optimiser."""
+        loss, routings = self.loss(batch)
+        optimizer = self.optimizers()
+        # Lightning's autocast is for the forward pass; the backward pass follows its types.
+        with torch.autocast(self.device.type, enabled=False):
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_norm)
+            optimizer.step()
+            self.lr_schedulers().step()
+            # The bias moves with the weights, so that a checkpoint holds both of the same step.
+            self.balance.step(self.model, routings)
+        # It spans a stretch, and would go on with the bfloat16 copies of the weights of before.
+        torch.clear_autocast_cache()
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Sequence[Routing]]:
+        """What a step goes down, and the routing of every mixture."""
+        output, routings = self.model(batch["x"])
+        loss = self.task.training_loss(output, batch["y"])
+        penalty, self._balance_values = self.balance.loss(routings)
+        self._losses.append(loss.detach())
+        return loss + penalty, routings
+
     def _write_training(self) -> None:
-        metrics = {"train/loss": torch.stack(self._losses).mean().item()}
+        """Write down the mean loss since the last line, and the balance of this step."""
+        named = {"train/loss": torch.stack(self._losses).mean()}
+        named |= {f"train/balance/{key}": value for key, value in self._balance_values.items()}
         self._losses.clear()
-        if not torch.isfinite(torch.tensor(metrics["train/loss"])):
-            raise DivergedError(f"train/loss is {metrics['train/loss']} at step {self.global_step}")
-        metrics |= {f"train/balance/{k}": v.item() for k, v in self._balance_values.items()}
-        metrics["train/lr"] = self.optimizers().param_groups[0]["lr"]
-        self.logger.log_metrics(metrics, self.global_step)
+        numbers = torch.stack([value.double() for value in named.values()]).tolist()
+        self.latest = dict(zip(named, numbers, strict=True))
+        if not isfinite(self.latest["train/loss"]):
+            raise DivergedError(
+                f"train/loss is {self.latest['train/loss']} at step {self.global_step}"
+            )
+        lr = self.optimizers().param_groups[0]["lr"]
+        self.logger.log_metrics(self.latest | {"train/lr": lr}, self.global_step)
 
     def on_validation_epoch_start(self) -> None:
         self._start_evaluation()
@@ -151,7 +176,7 @@ class Learner(pl.LightningModule):
             metrics[f"{split}/load/{key}"] = mean
         self.final |= metrics
         self.logger.log_metrics(metrics, self.global_step)
-        if not torch.isfinite(torch.tensor(metrics[f"{split}/loss"])):
+        if not isfinite(metrics[f"{split}/loss"]):
             raise DivergedError(f"{split}/loss is {metrics[f'{split}/loss']}")
 
     def level_loads(self) -> dict[str, dict[str, list]]:

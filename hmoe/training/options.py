@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import cos, pi
+from math import cos, gcd, pi
 from typing import Literal
 
 import torch
@@ -95,6 +95,12 @@ class TrainerOptions:
                 f"trainer.precision = {self.precision}: {torch.cuda.get_device_name()} has no "
                 "bfloat16. Use 32-true."
             )
+
+    @property
+    def stretch(self) -> int:
+        """Steps that can be taken at a time: no line, validation, checkpoint or end is between."""
+        moments = (self.log_every, self.val_every, self.checkpoint_every)
+        return gcd(self.max_steps, *(min(every, self.max_steps) for every in moments))
 
     def validates_at(self, step: int) -> bool:
         """Whether the loop validates after this step."""

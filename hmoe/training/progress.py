@@ -29,11 +29,9 @@ class ProgressBar(pl.Callback):
         )
         self._progress.start()
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: Learner, outputs: Any, *_: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Learner, *_: Any) -> None:
         if trainer.global_step % pl_module.options.log_every == 0:
-            shown = [f"loss {outputs['loss'].item():.3f}"]
+            shown = [f"loss {pl_module.latest['train/loss']:.3f}"]
             for name in ("bits_per_byte", "accuracy", "mse"):
                 if f"val/{name}" in pl_module.final:
                     shown.append(f"val {name} {pl_module.final[f'val/{name}']:.4f}")

@@ -31,7 +31,7 @@ from hmoe.models import cost
 from hmoe.training.checkpoints import AtomicCheckpointIO, Checkpoints, latest
 from hmoe.training.events import EventLog
 from hmoe.training.folder import run_folder
-from hmoe.training.learner import DivergedError, Learner
+from hmoe.training.learner import DivergedError, Learner, stretches
 from hmoe.training.options import AdamW, TrainerOptions
 from hmoe.training.progress import ProgressBar
 from hmoe.training.tasks import Task, make_task
@@ -133,7 +133,11 @@ def train(
             warnings.filterwarnings("ignore", module="pytorch_lightning")
             try:
                 trainer.fit(
-                    learner, datamodule=parts.data, ckpt_path=resumed_from, weights_only=True
+                    learner,
+                    train_dataloaders=stretches(parts.data, trainer, options),
+                    val_dataloaders=parts.data.val_dataloader(),
+                    ckpt_path=resumed_from,
+                    weights_only=True,
                 )
                 if learner.validated_at != trainer.global_step:
                     trainer.validate(learner, datamodule=parts.data, verbose=False)
@@ -206,11 +210,11 @@ def validation_metrics(parts: Parts) -> set[str]:
 
 
 def make_trainer(options: TrainerOptions, run: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
-    """The Lightning trainer of a run: endless batches, counted in steps, quiet."""
+    """The Lightning trainer of a run: endless stretches of batches, counted in steps, quiet."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     return pl.Trainer(
         max_steps=options.max_steps,
-        val_check_interval=min(options.val_every, options.max_steps),
+        val_check_interval=min(options.val_every, options.max_steps) // options.stretch,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         accelerator=options.accelerator,

@@ -40,10 +40,10 @@ def assert_ends_alike(folder: Path, other: Path) -> None:
 @pytest.mark.parametrize(
     ("balance", "where", "step", "resumed_from"),
     [
-        ("balance=bias", "training_step", 3, None),
-        ("balance=switch", "training_step", 9, "step_00000005.ckpt"),  # after a validation
-        ("balance=bias", "training_step", 13, "step_00000010.ckpt"),  # in the middle of an epoch
-        ("balance=switch", "training_step", 17, "step_00000015.ckpt"),  # in the second epoch
+        ("balance=bias", "learn", 3, None),
+        ("balance=switch", "learn", 9, "step_00000005.ckpt"),  # after a validation
+        ("balance=bias", "learn", 13, "step_00000010.ckpt"),  # in the middle of an epoch
+        ("balance=switch", "learn", 17, "step_00000015.ckpt"),  # in the second epoch
         ("balance=bias", "validation_step", 16, "step_00000015.ckpt"),
         ("balance=bias", "test_step", 20, "step_00000020.ckpt"),
     ],
@@ -77,7 +77,7 @@ def test_a_validation_cut_off_at_a_checkpoint_is_repeated(tmp_path):
 
 def test_a_run_killed_many_times_ends_alike(undisturbed, tmp_path):
     for step in (7, 8, 11, 16, 19):
-        with killed("training_step", step):
+        with killed("learn", step):
             train_in(tmp_path / "run", "balance=bias")
     train_in(tmp_path / "run", "balance=bias")
     assert_ends_alike(tmp_path / "run", undisturbed["balance=bias"])
@@ -94,7 +94,7 @@ def test_two_runs_of_one_seed_are_bit_equal_and_another_seed_is_not(undisturbed,
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before_with_a_warning(
     undisturbed, tmp_path
 ):
-    with killed("training_step", 17):
+    with killed("learn", 17):
         train_in(tmp_path / "run", "balance=switch")
     newest = tmp_path / "run" / "checkpoints" / "step_00000015.ckpt"
     content = bytearray(newest.read_bytes())
@@ -107,7 +107,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before_with_a_warning
 
 
 def test_with_all_checkpoints_damaged_a_run_begins_anew(undisturbed, tmp_path):
-    with killed("training_step", 17):
+    with killed("learn", 17):
         train_in(tmp_path / "run", "balance=switch")
     for file in (tmp_path / "run" / "checkpoints").glob("*.ckpt"):
         file.write_bytes(file.read_bytes()[:-1])
@@ -120,7 +120,7 @@ def test_with_all_checkpoints_damaged_a_run_begins_anew(undisturbed, tmp_path):
 
 @pytest.mark.parametrize("fails", ["torch.save", "os.fsync", "os.replace"])
 def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(fails, tmp_path, monkeypatch):
-    with killed("training_step", 12):
+    with killed("learn", 12):
         train_in(tmp_path / "run")
     before = latest(tmp_path / "run" / "checkpoints")
     module = {"torch": torch, "os": os}[fails.partition(".")[0]]
@@ -149,7 +149,7 @@ def test_two_checkpoints_are_kept_and_the_last_step_is_always_saved(tmp_path):
 
 
 def test_a_line_of_the_event_log_cut_off_by_a_kill_does_no_harm(undisturbed, tmp_path):
-    with killed("training_step", 13):
+    with killed("learn", 13):
         train_in(tmp_path / "run", "balance=switch")
     with (tmp_path / "run" / "events.jsonl").open("a") as file:
         file.write('{"step": 12, "time": 17')
@@ -159,7 +159,7 @@ def test_a_line_of_the_event_log_cut_off_by_a_kill_does_no_harm(undisturbed, tmp
 
 
 def test_seconds_count_the_time_before_the_interruption(tmp_path):
-    with killed("training_step", 13):
+    with killed("learn", 13):
         train_in(tmp_path / "run")
     path = latest(tmp_path / "run" / "checkpoints")
     held = torch.load(path, weights_only=True)["callbacks"]["Checkpoints"]["seconds"]
@@ -169,7 +169,7 @@ def test_seconds_count_the_time_before_the_interruption(tmp_path):
 
 
 def test_a_run_is_not_gone_on_with_under_other_settings(tmp_path):
-    with killed("training_step", 13):
+    with killed("learn", 13):
         train_in(tmp_path / "run")
     before = checkpoint(tmp_path / "run")
     with pytest.raises(ConfigError, match=r"other settings:\n  optim\.lr: 0\.003 -> 0\.01\n"):

@@ -182,8 +182,8 @@ def test_an_absurd_learning_rate_ends_as_diverged(tmp_path):
 @pytest.mark.parametrize(
     ("method", "first_bad_step", "reason"),
     [
-        ("training_step", 6, "train/loss is nan at step 8"),
-        ("training_step", 19, "train/loss is nan at step 20"),
+        ("learn", 6, "train/loss is nan at step 8"),
+        ("learn", 19, "train/loss is nan at step 20"),
         ("validation_step", 16, "val/loss is nan"),
         ("validation_step", 20, "val/loss is nan"),
         ("test_step", 20, "test/loss is nan"),
@@ -194,11 +194,11 @@ def test_a_loss_that_is_no_number_never_completes(
 ):
     right = getattr(Learner, method)
 
-    def wrong(self, batch, batch_idx):
+    def wrong(self, batch, batch_idx=0):
         # One batch of a split is enough: a mean that leaves it out would look healthy.
-        if self.global_step >= first_bad_step and (method == "training_step" or batch_idx == 0):
+        if self.global_step >= first_bad_step and batch_idx == 0:
             batch = batch | {"x": batch["x"] * math.nan}
-        return right(self, batch, batch_idx)
+        return right(self, batch, *([batch_idx] if method != "learn" else []))
 
     monkeypatch.setattr(Learner, method, wrong)
     result = train_in(tmp_path / "run")
@@ -211,26 +211,26 @@ def test_a_loss_that_is_no_number_never_completes(
     "choices", [["selection=descend"], ["ffn@model.ffn=hmoe_lazy", "balance=none"]]
 )
 def test_nan_ends_as_diverged_however_experts_are_chosen(choices, tmp_path, monkeypatch):
-    right = Learner.training_step
+    right = Learner.learn
 
-    def wrong(self, batch, batch_idx):
-        return right(self, batch | {"x": batch["x"] * math.nan}, batch_idx)
+    def wrong(self, batch):
+        return right(self, batch | {"x": batch["x"] * math.nan})
 
-    monkeypatch.setattr(Learner, "training_step", wrong)
+    monkeypatch.setattr(Learner, "learn", wrong)
     assert train_in(tmp_path / "run", *choices)["state"] == "diverged"
 
 
 def test_weights_that_explode_in_the_last_step_are_found_by_the_validation(tmp_path, monkeypatch):
     """The loss of a step is worked out before its update: the last update has none of its own."""
-    step = Learner.optimizer_step
+    learn = Learner.learn
 
-    def explode(self, *args, **kwargs):
+    def explode(self, batch):
         last = self.global_step == 19
-        step(self, *args, **kwargs)
+        learn(self, batch)
         if last:
             next(self.parameters()).data.fill_(math.inf)
 
-    monkeypatch.setattr(Learner, "optimizer_step", explode)
+    monkeypatch.setattr(Learner, "learn", explode)
     assert train_in(tmp_path / "run")["state"] == "diverged"
 
 
