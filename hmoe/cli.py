@@ -51,8 +51,10 @@ def train(overrides: Sequence[str]) -> int:
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # answered as Ctrl-C is
     try:
+        from hmoe.training import keep_memory
         from hmoe.training import train as train_run
 
+        keep_memory()
         result = train_run(cfg, folder, command=command, progress=True, on_start=follow)
     except (KeyboardInterrupt, SystemExit):
         again = overrides if cfg.name else [*overrides, f"name={name}"]
@@ -173,6 +175,7 @@ def bench(overrides: Sequence[str]) -> int:
     """Run suites of benchmarks, such as `train`: ratios of things measured in turns."""
     from hmoe.bench import SUITES
     from hmoe.errors import nearest
+    from hmoe.training import keep_memory
 
     suites = [o for o in overrides if "=" not in o]
     for suite in suites:
@@ -187,6 +190,7 @@ def bench(overrides: Sequence[str]) -> int:
     if not isinstance(options["rounds"], int) or options["rounds"] < 1:
         raise ConfigError(f"rounds = {options['rounds']}: expected a whole number of at least 1.")
     rest = [o for o in overrides if o not in own and o not in suites]
+    keep_memory()  # what is measured is what `hmoe train` would do
     for suite in suites:
         command = shlex.join(["hmoe", "bench", suite, *own, *rest])
         out = Path(options["out"])

@@ -45,6 +45,31 @@ def refused(capsys, *argv: str) -> str:
     return err.strip()
 
 
+# ------------------------------------------------------------------- starting
+
+
+def loaded(code: str) -> set[str]:
+    """The packages that a fresh interpreter has loaded after some code."""
+    ask = f"import sys\n{code}\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_help_loads_no_heavy_library():
+    heavy = {"torch", "pytorch_lightning", "mlflow", "optuna", "sklearn", "numpy", "pandas"}
+    code = "from hmoe.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass"
+    assert not loaded(code) & heavy
+    assert "torch" in loaded("import hmoe.layer")
+
+
+def test_who_follows_a_run_does_not_wait_for_mlflow():
+    """The process of the follower loads it, while the run trains."""
+    assert "mlflow" not in loaded("from hmoe.tracking import Follower")
+    assert "mlflow" in loaded("from hmoe.tracking import Store")
+    with pytest.raises(ImportError, match="cannot import name 'Stroe'"):
+        from hmoe.tracking import Stroe  # noqa: F401
+
+
 # ------------------------------------------------------------------- mistakes
 
 
@@ -114,9 +139,13 @@ def refused(capsys, *argv: str) -> str:
         ("ui", "no tracked runs there"),
         ("ui port=many", "port = many: expected a whole number"),
         ("ui prot=1", "'prot' is not an option here; there are runs, port. Did you mean 'port'?"),
-        ("bench", "name one suite or more: train, large_trees"),
-        ("bench trian", "suite 'trian': there are train, large_trees. Did you mean 'train'?"),
+        ("bench", "name one suite or more: train, sweep, process, large_trees"),
+        (
+            "bench trian",
+            "suite 'trian': there are train, sweep, process, large_trees. Did you mean 'train'?",
+        ),
         ("bench large_trees tree.spec=[4]", "tree.spec=[4]: large_trees has no options"),
+        ("bench process seed=1", "seed=1: process has no options but rounds and out"),
         ("bench train rounds=0", "rounds = 0: expected a whole number of at least 1"),
     ],
 )

@@ -128,7 +128,7 @@ def run_sweep(
     busy = "wait for it, look at it with `hmoe status`, or give this sweep another name=."
     with held(folder, f"sweep={sweep.name}", busy), _stop_signals() as stop:
         _keep_plan(folder, sweep)
-        start_server()  # loads while the stores are opened
+        start_server(_threads(sweep))  # loads while the stores are opened
         store = Store(runs)
         store.close_orphans(sweep.name)
         parent = store.start_study(
@@ -185,7 +185,7 @@ class _Loop:
                         self.store.append_events(work.run_id, work.folder)
                     self.show()
                     uploaded = time.monotonic()
-                time.sleep(_POLL_SECONDS)
+                self._wait()
         finally:
             # Reached with work under way only by a stop or a defect: leave nothing running.
             for work in self.under_way:
@@ -194,6 +194,12 @@ class _Loop:
             for work in self.under_way:
                 self.search.interrupt(work.ticket)
                 self.store.finish(work.run_id, work.folder, state="interrupted")
+
+    def _wait(self) -> None:
+        """Until a process has ended, but come round to look for signals and events."""
+        children = [work.child for work in self.under_way if work.child is not None]
+        if len(children) == len(self.under_way):  # one without has ended before it began
+            Child.wait_for_one(children, _POLL_SECONDS)
 
     def show(self, message: str = "") -> None:
         ended = self.search.ended()
@@ -215,8 +221,9 @@ class _Loop:
         folder = self.runs / self.sweep.name / arm.name / f"trial_{ticket.slot:03d}"
         overrides = [*arm.overrides, *ticket.drawn, f"seed={seed}", "test=false"]
         command = shlex.join(["hmoe", "train", *overrides])
+        threads = arm.cfg.trainer.threads or _threads(self.sweep)
         try:
-            cfg = compose([*overrides, *self._threads(arm)])
+            cfg = compose([*overrides, f"trainer.threads={threads}"])
         except ConfigError as error:  # what was drawn does not go with this arm
             cfg = None
             write_failure(folder, error)
@@ -238,12 +245,6 @@ class _Loop:
         if cfg is not None and not (folder / "result.json").exists():
             work.start()
 
-    def _threads(self, arm: PlannedArm) -> list[str]:
-        """Cores shared among workers: two processes with two threads each fight over two cores."""
-        if arm.cfg.trainer.threads is not None:
-            return []
-        return [f"trainer.threads={max(1, (os.cpu_count() or 1) // self.sweep.workers)}"]
-
     def _ended(self, work: Work) -> None:
         """Tell Optuna and MLflow how a trial ended; let it go on if its process was lost."""
         state, reason = Child.outcome_of(work.folder, work.child)
@@ -263,6 +264,11 @@ class _Loop:
         self.under_way.remove(work)
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in (values or {}).items())
         self.show(f"{_label(work.ticket)}: {numbers or f'{state}: {reason}'}")
+
+
+def _threads(sweep: Sweep) -> int:
+    """Cores shared among workers: two processes with two threads each fight over two cores."""
+    return max(1, (os.cpu_count() or 1) // sweep.workers)
 
 
 def _label(ticket: Ticket) -> str:

@@ -2,27 +2,32 @@
 
 Training writes files and never talks to MLflow. The parent process opens a `Store`, which tails
 those files; reports call `read_study` and need not know MLflow, which only this room imports.
+MLflow takes a second to load. So a name is loaded when it is first asked for: who starts a
+`Follower`, whose process does the talking, does not wait for it.
 """
 
 import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 # MLflow reports its use to its makers unless told otherwise before it is imported.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
-from hmoe.tracking.follow import Follower
-from hmoe.tracking.reading import (
-    Contract,
-    LevelLoad,
-    Objective,
-    Point,
-    Run,
-    Study,
-    read_study,
-    study_names,
-    with_history,
-)
-from hmoe.tracking.store import Store
-from hmoe.tracking.ui import serve, ui_command
+if TYPE_CHECKING:
+    from hmoe.tracking.follow import Follower
+    from hmoe.tracking.reading import (
+        Contract,
+        LevelLoad,
+        Objective,
+        Point,
+        Run,
+        Study,
+        read_study,
+        study_names,
+        with_history,
+    )
+    from hmoe.tracking.store import Store
+    from hmoe.tracking.ui import serve, ui_command
 
 __all__ = [
     "Contract",
@@ -39,3 +44,11 @@ __all__ = [
     "ui_command",
     "with_history",
 ]
+
+_HOMES = {"Follower": "follow", "Store": "store", "serve": "ui", "ui_command": "ui"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'reading')}"), name)

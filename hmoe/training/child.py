@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Sequence
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext
@@ -22,9 +23,11 @@ from omegaconf import OmegaConf
 
 from hmoe.errors import HmoeError
 from hmoe.files import write_atomically
+from hmoe.training.process import keep_memory
 
 FAILURE = "failure.json"
 RESULT = "result.json"
+_THREADS = "OMP_NUM_THREADS"
 _GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -39,13 +42,18 @@ class Child:
 
     def __init__(self, *, cfg: dict[str, Any], run: Path, command: str) -> None:
         (run / FAILURE).unlink(missing_ok=True)
-        context = start_server()
+        context = start_server(cfg["trainer"]["threads"])
         self.process = context.Process(target=_main, args=(cfg, run, command), daemon=True)
         self.process.start()
 
     def running(self) -> bool:
         """Whether the process is still there."""
         return self.process.is_alive()
+
+    @staticmethod
+    def wait_for_one(children: "Sequence[Child]", seconds: float) -> None:
+        """Return when one of some processes has ended, or after so long."""
+        wait([child.process.sentinel for child in children], timeout=seconds)
 
     def stop(self) -> None:
         """End the process now; the run can be gone on with from its last checkpoint."""
@@ -67,18 +75,26 @@ class Child:
         return "killed", f"its process was lost (exit status {status})"
 
 
-def start_server() -> ForkServerContext:
+def start_server(threads: int | None) -> ForkServerContext:
     """Start the server that children are forked from, unless it runs, and do not wait for it.
 
     It loads the imports once, some seconds; every child then starts at once.
+
+    Args:
+        threads: CPU threads of a child, by which libraries make their pools; None is their choice.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["hmoe.training"])
+    context.set_forkserver_preload(["hmoe.training", "sklearn.datasets"])
     # A signal to the whole group is the parent's to answer. The server inherits that it is ignored.
     before = {number: signal.signal(number, signal.SIG_IGN) for number in _GROUP_SIGNALS}
+    environment = dict(os.environ)
     try:
+        if threads is not None:
+            os.environ[_THREADS] = str(threads)
         forkserver.ensure_running()
     finally:
+        os.environ.pop(_THREADS, None)
+        os.environ.update(environment)
         for number, handler in before.items():
             signal.signal(number, handler)
     return context
@@ -102,6 +118,7 @@ def _main(cfg: dict[str, Any], run: Path, command: str) -> None:
         os.dup2(log, sys.stdout.fileno())
         from hmoe.training.train import train
 
+        keep_memory()
         train(OmegaConf.create(cfg), run, command=command, progress=False)
     except Exception as error:
         traceback.print_exc()

@@ -100,8 +100,6 @@ class Learner(pl.LightningModule):
             self.lr_schedulers().step()
             # The bias moves with the weights, so that a checkpoint holds both of the same step.
             self.balance.step(self.model, routings)
-        # It spans a stretch, and would go on with the bfloat16 copies of the weights of before.
-        torch.clear_autocast_cache()
 
     def loss(self, batch: Batch) -> tuple[Tensor, Sequence[Routing]]:
         """What a step goes down, and the routing of every mixture."""

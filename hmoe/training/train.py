@@ -109,12 +109,12 @@ def train(
     """
     started = time.time()
     _check(cfg)
+    options = build(cfg.trainer)
+    if options.threads is not None:  # before the first operation makes a pool of them
+        torch.set_num_threads(options.threads)
     pl.seed_everything(cfg.seed, verbose=False)
     parts = assemble(cfg)
-    options = parts.options
     checkpoints = Checkpoints(folder=run / "checkpoints", options=options)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
     torch.set_float32_matmul_precision(options.matmul_precision)
     parts.data.setup()
     learner = parts.learner()
@@ -170,6 +170,7 @@ def train(
             "data_digest": parts.data.digest,
             "seed": cfg.seed,
             "steps": trainer.global_step,
+            "threads": torch.get_num_threads(),
             "resumed_from": resumed_from.name if resumed_from else None,
             "started": started,
             "ended": time.time(),

@@ -145,6 +145,16 @@ def test_a_finished_sweep_is_left_as_it_is(done, monkeypatch):
     assert {run.info.run_id for run in mlflow_runs(runs, "tiny")[1]} == ids
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_share_the_cores(workers, tmp_path):
+    """As the children say it, however many threads this process has."""
+    sweep_in(
+        tmp_path, *ONE_ARM, f"workers={workers}", "trainer.threads=null", "balance=switch", steps=2
+    )
+    (result,) = results(tmp_path).values()
+    assert result["threads"] == max(1, os.cpu_count() // workers)
+
+
 # ------------------------------------------------------------------- refused
 
 

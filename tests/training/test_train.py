@@ -55,7 +55,7 @@ def test_the_keys_of_the_result(result):
             "steps",
         ),
         *("config_digest", "data_digest", "git_commit", "git_dirty", "versions", "hardware"),
-        *("command", "seed", "started", "ended", "resumed_from"),
+        *("command", "seed", "started", "ended", "resumed_from", "threads"),
     }
     assert {
         *("params", "active_params", "gate_params", "flops_per_token", "train_flops"),
