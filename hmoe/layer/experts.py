@@ -8,7 +8,6 @@ Letters: R rows, D width, F hidden width, E experts.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Literal
 
 import torch
@@ -17,14 +16,10 @@ from torch import Tensor, nn
 
 from hmoe.errors import ConfigError
 from hmoe.layer.checks import check_names
+from hmoe.layer.grouped import ACTIVATIONS, GroupedMlp, GroupedSwiGlu
 
 Implementation = Literal["grouped", "loop"]
 Activation = Literal["gelu", "relu", "silu"]
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    "relu": F.relu,
-    "silu": F.silu,
-}
 
 
 class Mlp(nn.Module):
@@ -52,7 +47,7 @@ class Mlp(nn.Module):
     ) -> None:
         super().__init__()
         _check_widths(dim, hidden_dim, implementation)
-        check_names("experts.activation", [activation], tuple(_ACTIVATIONS))
+        check_names("experts.activation", [activation], tuple(ACTIVATIONS))
         self.activation = activation
         self.implementation = implementation
         self.w_in_EDF = _init(num_experts, dim, hidden_dim)
@@ -60,8 +55,12 @@ class Mlp(nn.Module):
 
     def forward(self, x_RD: Tensor, load_E: Tensor) -> Tensor:
         """Rows in expert order (R, D) and the rows of each expert (E,) -> (R, D)."""
-        network = partial(_mlp, _ACTIVATIONS[self.activation])
-        return _run(self.implementation, network, x_RD, load_E, self.w_in_EDF, self.w_out_EFD)
+        x_RD, *weights = _cast(x_RD, self.w_in_EDF, self.w_out_EFD)
+        if _is_grouped(self.implementation, x_RD):
+            ends_E = load_E.cumsum(0).to(torch.int32)
+            return GroupedMlp.apply(x_RD, ends_E, self.activation, *weights)  # type: ignore[no-untyped-call, no-any-return]
+        value = ACTIVATIONS[self.activation].value
+        return _loop(lambda x, w_in, w_out: value(x @ w_in) @ w_out, x_RD, load_E, *weights)
 
 
 class SwiGlu(nn.Module):
@@ -83,53 +82,36 @@ class SwiGlu(nn.Module):
 
     def forward(self, x_RD: Tensor, load_E: Tensor) -> Tensor:
         """Rows in expert order (R, D) and the rows of each expert (E,) -> (R, D)."""
-        weights = (self.w_gate_EDF, self.w_up_EDF, self.w_out_EFD)
-        return _run(self.implementation, _swiglu, x_RD, load_E, *weights)
+        x_RD, *weights = _cast(x_RD, self.w_gate_EDF, self.w_up_EDF, self.w_out_EFD)
+        if _is_grouped(self.implementation, x_RD):
+            ends_E = load_E.cumsum(0).to(torch.int32)
+            return GroupedSwiGlu.apply(x_RD, ends_E, *weights)  # type: ignore[no-untyped-call, no-any-return]
+        return _loop(
+            lambda x, w_gate, w_up, w_out: (F.silu(x @ w_gate) * (x @ w_up)) @ w_out,
+            *(x_RD, load_E, *weights),
+        )
 
 
-Product = Callable[[Tensor, Tensor], Tensor]
+def _is_grouped(implementation: Implementation, x_RD: Tensor) -> bool:
+    """Whether to multiply in groups; grouped products know no float64."""
+    return implementation == "grouped" and x_RD.dtype != torch.float64
 
 
-def _mlp(
-    activation: Callable[[Tensor], Tensor], product: Product, x: Tensor, *weights: Tensor
-) -> Tensor:
-    w_in, w_out = weights
-    return product(activation(product(x, w_in)), w_out)
-
-
-def _swiglu(product: Product, x: Tensor, *weights: Tensor) -> Tensor:
-    w_gate, w_up, w_out = weights
-    return product(F.silu(product(x, w_gate)) * product(x, w_up), w_out)
-
-
-def _run(
-    implementation: Implementation,
-    network: Callable[..., Tensor],
-    x_RD: Tensor,
-    load_E: Tensor,
-    *weights: Tensor,
-) -> Tensor:
-    """Apply `network` to the rows of every expert with its slice of the stacked weights."""
+def _cast(x_RD: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+    """Grouped products are not on autocast's list; do as it would for a linear layer."""
     device = x_RD.device.type
-    if torch.is_autocast_enabled(device):
-        # Grouped products are not on autocast's list; do as it would for a linear layer.
-        dtype = torch.get_autocast_dtype(device)
-        x_RD, weights = x_RD.to(dtype), tuple(w.to(dtype) for w in weights)
-    # Grouped products know no float64.
-    if implementation == "loop" or x_RD.dtype == torch.float64:
-        # unbind once: indexing w[e] would fill a whole zero gradient for every expert.
-        rows = x_RD.split(load_E.tolist())
-        outputs = [
-            network(torch.matmul, x, *ws)
-            for x, *ws in zip(rows, *(w.unbind(0) for w in weights), strict=True)
-        ]
-        return torch.cat(outputs)
-    ends_E = load_E.cumsum(0).to(torch.int32)
-    y_RD = network(lambda a, w: F.grouped_mm(a, w, offs=ends_E), x_RD, *weights)
-    if y_RD.requires_grad:
-        # The backward of a grouped product refuses an expanded gradient, such as that of sum().
-        y_RD.register_hook(lambda grad: grad.contiguous())
-    return y_RD
+    if not torch.is_autocast_enabled(device):
+        return x_RD, *weights
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(tensor.to(dtype) for tensor in (x_RD, *weights))
+
+
+def _loop(network: Callable[..., Tensor], x_RD: Tensor, load_E: Tensor, *weights: Tensor) -> Tensor:
+    """Apply `network` to the rows of one expert after the other with its slice of the weights."""
+    rows = x_RD.split(load_E.tolist())
+    # unbind once: indexing w[e] would fill a whole zero gradient for every expert.
+    slices = zip(*(w.unbind(0) for w in weights), strict=True)
+    return torch.cat([network(x, *ws) for x, ws in zip(rows, slices, strict=True)])
 
 
 def _init(num_experts: int, fan_in: int, fan_out: int) -> nn.Parameter:
