@@ -20,6 +20,8 @@ from hmoe.layer.grouped import ACTIVATIONS, GroupedMlp, GroupedSwiGlu
 
 Implementation = Literal["grouped", "loop"]
 Activation = Literal["gelu", "relu", "silu"]
+Dtype = Literal["bfloat16"]
+_DTYPES = {"bfloat16": torch.bfloat16}
 
 
 class Mlp(nn.Module):
@@ -30,6 +32,8 @@ class Mlp(nn.Module):
         dim: width D of a token.
         hidden_dim: hidden width F of one expert.
         activation: "gelu", "relu" or "silu".
+        dtype: of the products, "bfloat16", whatever the weights are kept in; None: that of the
+            rows, or what autocast says.
         implementation: "grouped" or its slow twin "loop".
 
     Raises:
@@ -43,10 +47,12 @@ class Mlp(nn.Module):
         dim: int,
         hidden_dim: int,
         activation: Activation,
+        dtype: Dtype | None,
         implementation: Implementation,
     ) -> None:
         super().__init__()
         _check_widths(dim, hidden_dim, implementation)
+        self.dtype = _dtype(dtype)
         check_names("experts.activation", [activation], tuple(ACTIVATIONS))
         self.activation = activation
         self.implementation = implementation
@@ -55,7 +61,7 @@ class Mlp(nn.Module):
 
     def forward(self, x_RD: Tensor, load_E: Tensor) -> Tensor:
         """Rows in expert order (R, D) and the rows of each expert (E,) -> (R, D)."""
-        x_RD, *weights = _cast(x_RD, self.w_in_EDF, self.w_out_EFD)
+        x_RD, *weights = _cast(self.dtype, x_RD, self.w_in_EDF, self.w_out_EFD)
         if _is_grouped(self.implementation, x_RD):
             ends_E = load_E.cumsum(0).to(torch.int32)
             return GroupedMlp.apply(x_RD, ends_E, self.activation, *weights)  # type: ignore[no-untyped-call, no-any-return]
@@ -71,10 +77,17 @@ class SwiGlu(nn.Module):
     """
 
     def __init__(
-        self, *, num_experts: int, dim: int, hidden_dim: int, implementation: Implementation
+        self,
+        *,
+        num_experts: int,
+        dim: int,
+        hidden_dim: int,
+        dtype: Dtype | None,
+        implementation: Implementation,
     ) -> None:
         super().__init__()
         _check_widths(dim, hidden_dim, implementation)
+        self.dtype = _dtype(dtype)
         self.implementation = implementation
         self.w_gate_EDF = _init(num_experts, dim, hidden_dim)
         self.w_up_EDF = _init(num_experts, dim, hidden_dim)
@@ -82,7 +95,7 @@ class SwiGlu(nn.Module):
 
     def forward(self, x_RD: Tensor, load_E: Tensor) -> Tensor:
         """Rows in expert order (R, D) and the rows of each expert (E,) -> (R, D)."""
-        x_RD, *weights = _cast(x_RD, self.w_gate_EDF, self.w_up_EDF, self.w_out_EFD)
+        x_RD, *weights = _cast(self.dtype, x_RD, self.w_gate_EDF, self.w_up_EDF, self.w_out_EFD)
         if _is_grouped(self.implementation, x_RD):
             ends_E = load_E.cumsum(0).to(torch.int32)
             return GroupedSwiGlu.apply(x_RD, ends_E, *weights)  # type: ignore[no-untyped-call, no-any-return]
@@ -97,13 +110,22 @@ def _is_grouped(implementation: Implementation, x_RD: Tensor) -> bool:
     return implementation == "grouped" and x_RD.dtype != torch.float64
 
 
-def _cast(x_RD: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
-    """Grouped products are not on autocast's list; do as it would for a linear layer."""
+def _cast(dtype: torch.dtype | None, x_RD: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+    """Rows and weights as they are multiplied."""
     device = x_RD.device.type
-    if not torch.is_autocast_enabled(device):
+    if dtype is None and torch.is_autocast_enabled(device):
+        # Grouped products are not on autocast's list; do as it would for a linear layer.
+        dtype = torch.get_autocast_dtype(device)
+    if dtype is None:
         return x_RD, *weights
-    dtype = torch.get_autocast_dtype(device)
     return tuple(tensor.to(dtype) for tensor in (x_RD, *weights))
+
+
+def _dtype(name: Dtype | None) -> torch.dtype | None:
+    if name is None:
+        return None
+    check_names("experts.dtype", [name], tuple(_DTYPES))
+    return _DTYPES[name]
 
 
 def _loop(network: Callable[..., Tensor], x_RD: Tensor, load_E: Tensor, *weights: Tensor) -> Tensor:

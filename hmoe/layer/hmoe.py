@@ -102,7 +102,8 @@ class HMoE(nn.Module):
         routing = self.route(x_TD, None if key is None else key.reshape(-1))
         order = expert_order(routing)
         y_RD = self.experts(permute(x_TD, order), routing.load_E)
-        y_TD = self._merged(combine(y_RD, routing.weight_R, order))
+        # Experts may multiply in another precision; their answers go on as the tokens came.
+        y_TD = self._merged(combine(y_RD, routing.weight_R, order)).to(x.dtype)
         if self.shared.experts is not None:
             y_TD = y_TD + self.shared(x_TD, self.shared_weights(routing))
         if x.ndim > 2:
