@@ -1,4 +1,4 @@
-"""torch.compile: no graph break where every token goes to K experts; the same answers.
+"""Where all tokens go to K experts no step waits for the device, and torch.compile has no break.
 
 Traced forward and backward (AOTAutograd), without generating code, which takes many seconds; one
 slow test does that too.
@@ -15,6 +15,7 @@ import hmoe
 from hmoe.layer import Mlp
 from hmoe.models import Dense
 from tests.cases import MODELS
+from tests.operations import WAITING, Seen
 
 TREES = {
     "flat": "[16]",
@@ -81,6 +82,23 @@ def test_the_layer_is_one_graph_with_the_same_answers(tree: str, choice: str) ->
         assert (mine is None) == (other is None)
         if other is not None:
             assert torch.allclose(mine.float(), other.float(), atol=1e-5)
+
+
+@pytest.mark.parametrize(("tree", "choice"), CASES)
+def test_no_step_waits_for_the_device(tree: str, choice: str) -> None:
+    layer, x = make(tree, choice), torch.randn(2, 8, 16)
+    run(layer, x)  # what is copied to a device is copied once
+    with Seen() as seen:
+        run(layer, x)
+    assert {"_grouped_mm", "topk"} <= seen.names
+    assert not seen.names & WAITING
+
+
+def test_waiting_is_seen() -> None:
+    layer, x = make("grid", "capacity"), torch.randn(2, 8, 16)
+    with Seen() as seen:
+        layer(x)
+    assert seen.names & WAITING
 
 
 def test_graph_breaks_are_seen() -> None:
