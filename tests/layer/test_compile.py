@@ -137,3 +137,17 @@ def test_generated_code_gives_the_same_answers() -> None:
         found, grads = run(torch.compile(layer, fullgraph=True), x)
     for mine, other in zip([*found, *grads], [*expected, *expected_grads], strict=True):
         assert torch.allclose(mine.float(), other.float(), atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("tree", "choice"), CASES)
+def test_no_step_waits_for_a_gpu(tree: str, choice: str) -> None:
+    layer = make(tree, choice).to("cuda", torch.bfloat16)
+    x = torch.randn(2, 8, 16, device="cuda", dtype=torch.bfloat16)
+    for mode in ("default", "error"):  # the first time copies tables to the device
+        torch.cuda.set_sync_debug_mode(mode)
+        try:
+            y, _ = layer(x)
+            y.backward(torch.ones_like(y))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
