@@ -1,7 +1,7 @@
 """The processes that hmoe owns: how soon they start, and what it gains that they keep memory.
 
-Rows of `started`: seconds from the command to its answer. Rows of `kept`: a training step in a
-process that keeps its freed memory (`hmoe.training.keep_memory`) against one that does not, in turns.
+Rows of `started`: seconds from the command to its answer. Rows of `kept`: training steps in a
+process that keeps its freed memory (`hmoe.training.keep_memory`) against one that gives it back.
 """
 
 import json
