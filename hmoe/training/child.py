@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Sequence
 from multiprocessing import forkserver
@@ -27,6 +28,7 @@ from hmoe.training.process import keep_memory
 
 FAILURE = "failure.json"
 RESULT = "result.json"
+_UNTIL_GONE_S = 0.5
 _THREADS = "OMP_NUM_THREADS"
 _GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -44,7 +46,13 @@ class Child:
         (run / FAILURE).unlink(missing_ok=True)
         context = start_server(cfg["trainer"]["threads"])
         self.process = context.Process(target=_main, args=(cfg, run, command), daemon=True)
-        self.process.start()
+        try:
+            self.process.start()
+        except (ConnectionError, EOFError):
+            # The server was killed, a moment ago: it answers no more, but still counts as running.
+            time.sleep(_UNTIL_GONE_S)
+            start_server(cfg["trainer"]["threads"])
+            self.process.start()
 
     def running(self) -> bool:
         """Whether the process is still there."""
