@@ -1,8 +1,9 @@
 """Benchmarks: `hmoe bench SUITE`, one suite a file."""
 
 from hmoe.bench.large_trees import bench_large_trees
+from hmoe.bench.layer import bench_layer
 from hmoe.bench.train import bench_train
 
-SUITES = {"train": bench_train, "large_trees": bench_large_trees}
+SUITES = {"layer": bench_layer, "train": bench_train, "large_trees": bench_large_trees}
 
 __all__ = ["SUITES"]
