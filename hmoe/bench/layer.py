@@ -174,7 +174,7 @@ def _plot(points: Sequence[Measured], path: Path) -> None:
     panels = []
     for measured in points:
         marks = [
-            Mark(name, group=_ROLES[seen.entry.role], **spread(ratios))
+            Mark(_label(measured, name), group=_ROLES[seen.entry.role], **spread(ratios))
             for name, seen in measured.seen.items()
             for ratios in [measured.ratios(name, f"floor, {seen.entry.kind}")]
         ]
@@ -183,6 +183,12 @@ def _plot(points: Sequence[Measured], path: Path) -> None:
     title = "One layer, forward and backward: median, lowest and highest turn"
     label = "time / grouped products alone, of the same kind"
     plot_panels(panels, path, title=title, x_label=label)
+
+
+def _label(measured: Measured, name: str) -> str:
+    """A name, with the share of rows served where it is not all."""
+    share = measured.seen[name].work.served / measured.point.rows
+    return name if share == 1 else f"{name} (serves {share:.0%})"
 
 
 def _as_list(value: str | list[str]) -> list[str]:

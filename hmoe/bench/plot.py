@@ -11,7 +11,6 @@ from pathlib import Path
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from hmoe.bench.measure import spread
 
@@ -64,7 +63,7 @@ class Panel:
 
 def plot_panels(panels: Sequence[Panel], path: Path, *, title: str, x_label: str) -> Path:
     """Draw panels in two columns, one mark a line, over a common scale; write them to `path`."""
-    groups = list(dict.fromkeys(mark.group for panel in panels for mark in panel.marks))
+    groups = sorted({mark.group for panel in panels for mark in panel.marks})
     looks = {g: (_COLOURS[i % 8], _SIGNS[i % 8]) for i, g in enumerate(groups)}
     columns = min(2, len(panels))
     pairs = [panels[i : i + columns] for i in range(0, len(panels), columns)]
@@ -77,6 +76,8 @@ def plot_panels(panels: Sequence[Panel], path: Path, *, title: str, x_label: str
         )
         for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)
+        if _needs_logarithm(panels):
+            grid[0, 0].set_xscale("log")
         for axes, panel in zip(grid.flat, panels, strict=False):
             _draw_panel(axes, panel, looks)
             axes.tick_params(labelbottom=True)
@@ -99,7 +100,7 @@ def plot_lines(
     x_label: str,
     y_label: str,
 ) -> Path:
-    """Draw series over a number, both axes in logarithms: medians, whiskers to the extremes.
+    """Draw series over a number, both axes logarithmic: medians, whiskers to the extremes.
 
     Args:
         series: by name, the measured values at every x.
@@ -114,7 +115,8 @@ def plot_lines(
             axes.errorbar(
                 list(values_at), middles, yerr=_whiskers(marks), capsize=2, label=name, **look
             )
-        axes.set(xscale="log", yscale="log", title=title, xlabel=x_label, ylabel=y_label)
+        axes.set_xscale("log", base=2)
+        axes.set(yscale="log", title=title, xlabel=x_label, ylabel=y_label)
         axes.grid(True)
         axes.legend(frameon=False)
         _save(figure, path)
@@ -134,12 +136,15 @@ def _draw_panel(axes: Axes, panel: Panel, looks: Mapping[str, tuple[str, str]]) 
     axes.set_title(panel.title, loc="left", fontweight="bold")
     axes.set_yticks(range(len(panel.marks)), [mark.name for mark in panel.marks])
     axes.set_ylim(len(panel.marks) - 0.4, -0.6)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.grid(axis="x", which="both")
+    axes.grid(axis="x")
     if panel.aim is not None:
         axes.axvline(panel.aim, color=_AIM, linestyle="--", linewidth=1)
+
+
+def _needs_logarithm(panels: Sequence[Panel]) -> bool:
+    """Whether the slowest mark would push the others together."""
+    medians = [mark.median for panel in panels for mark in panel.marks]
+    return max(medians) > 8 * min(medians)
 
 
 def _whiskers(marks: Sequence[Mark]) -> tuple[list[float], list[float]]:
