@@ -115,7 +115,10 @@ def refused(capsys, *argv: str) -> str:
         ("ui port=many", "port = many: expected a whole number"),
         ("ui prot=1", "'prot' is not an option here; there are runs, port. Did you mean 'port'?"),
         ("bench", "name one suite or more: layer, train, large_trees"),
-        ("bench trian", "suite 'trian': there are layer, train, large_trees. Did you mean 'train'?"),
+        (
+            "bench trian",
+            "suite 'trian': there are layer, train, large_trees. Did you mean 'train'?",
+        ),
         ("bench large_trees tree.spec=[4]", "tree.spec=[4]: large_trees has no options"),
         ("bench train rounds=0", "rounds = 0: expected a whole number of at least 1"),
     ],

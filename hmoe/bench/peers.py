@@ -9,6 +9,7 @@ Letters: T tokens, B sequences of S tokens, D width, E experts, K experts per to
 
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -194,14 +195,15 @@ def peer_entries(point: Point) -> tuple[list[Entry], dict[str, str]]:
     """Peers that can be measured at a point, and of all others why they cannot."""
     entries, absent = [], {}
     for peer in known_peers(point):
+        torch.manual_seed(0)
         try:
-            import_module(peer.package)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what others' code says of itself
+                import_module(peer.package)
+                layer = peer.make(point)
         except ImportError:
             absent[peer.name] = NOT_INSTALLED
             continue
-        torch.manual_seed(0)
-        try:
-            layer = peer.make(point)
         except LeftOutError as reason:
             absent[peer.name] = str(reason)
             continue

@@ -1,4 +1,4 @@
-"""Rows and FLOPs are seen in the products: stacked or separate, padded, dropped, worked out by hand.
+"""Rows and FLOPs are seen in the products: stacked, separate, padded, dropped; all by hand.
 
 Letters: T tokens, D width, F hidden width, E experts.
 """
