@@ -97,9 +97,9 @@ GATES = {
     "heads": heads(),
 }
 EXPERTS = {
-    "mlp": partial(Mlp, hidden_dim=8, activation="gelu", implementation="loop"),
-    "relu": partial(Mlp, hidden_dim=8, activation="relu", implementation="loop"),
-    "swiglu": partial(SwiGlu, hidden_dim=8, implementation="loop"),
+    "mlp": partial(Mlp, hidden_dim=8, activation="gelu", dtype=None, implementation="loop"),
+    "relu": partial(Mlp, hidden_dim=8, activation="relu", dtype=None, implementation="loop"),
+    "swiglu": partial(SwiGlu, hidden_dim=8, dtype=None, implementation="loop"),
     "zero": Zero,
     "identity": Identity,
     "constant": Constant,
@@ -139,7 +139,9 @@ MODELS = {
         ffn_blocks=[0, 2],
         plain_ffn=partial(
             Dense,
-            experts=partial(Mlp, hidden_dim=16, activation="gelu", implementation="loop"),
+            experts=partial(
+                Mlp, hidden_dim=16, activation="gelu", dtype=None, implementation="loop"
+            ),
         ),
     ),
 }

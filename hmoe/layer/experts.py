@@ -8,7 +8,6 @@ Letters: R rows, D width, F hidden width, E experts.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Literal
 
 import torch
@@ -17,14 +16,12 @@ from torch import Tensor, nn
 
 from hmoe.errors import ConfigError
 from hmoe.layer.checks import check_names
+from hmoe.layer.grouped import ACTIVATIONS, GroupedMlp, GroupedSwiGlu
 
 Implementation = Literal["grouped", "loop"]
 Activation = Literal["gelu", "relu", "silu"]
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    "relu": F.relu,
-    "silu": F.silu,
-}
+Dtype = Literal["bfloat16"]
+_DTYPES = {"bfloat16": torch.bfloat16}
 
 
 class Mlp(nn.Module):
@@ -35,6 +32,8 @@ class Mlp(nn.Module):
         dim: width D of a token.
         hidden_dim: hidden width F of one expert.
         activation: "gelu", "relu" or "silu".
+        dtype: of the products, "bfloat16", whatever the weights are kept in; None: that of the
+            rows, or what autocast says.
         implementation: "grouped" or its slow twin "loop".
 
     Raises:
@@ -48,11 +47,13 @@ class Mlp(nn.Module):
         dim: int,
         hidden_dim: int,
         activation: Activation,
+        dtype: Dtype | None,
         implementation: Implementation,
     ) -> None:
         super().__init__()
         _check_widths(dim, hidden_dim, implementation)
-        check_names("experts.activation", [activation], tuple(_ACTIVATIONS))
+        self.dtype = _dtype(dtype)
+        check_names("experts.activation", [activation], tuple(ACTIVATIONS))
         self.activation = activation
         self.implementation = implementation
         self.w_in_EDF = _init(num_experts, dim, hidden_dim)
@@ -60,8 +61,12 @@ class Mlp(nn.Module):
 
     def forward(self, x_RD: Tensor, load_E: Tensor) -> Tensor:
         """Rows in expert order (R, D) and the rows of each expert (E,) -> (R, D)."""
-        network = partial(_mlp, _ACTIVATIONS[self.activation])
-        return _run(self.implementation, network, x_RD, load_E, self.w_in_EDF, self.w_out_EFD)
+        x_RD, *weights = _cast(self.dtype, x_RD, self.w_in_EDF, self.w_out_EFD)
+        if _is_grouped(self.implementation, x_RD):
+            ends_E = load_E.cumsum(0).to(torch.int32)
+            return GroupedMlp.apply(x_RD, ends_E, self.activation, *weights)  # type: ignore[no-untyped-call, no-any-return]
+        value = ACTIVATIONS[self.activation].value
+        return _loop(lambda x, w_in, w_out: value(x @ w_in) @ w_out, x_RD, load_E, *weights)
 
 
 class SwiGlu(nn.Module):
@@ -72,10 +77,17 @@ class SwiGlu(nn.Module):
     """
 
     def __init__(
-        self, *, num_experts: int, dim: int, hidden_dim: int, implementation: Implementation
+        self,
+        *,
+        num_experts: int,
+        dim: int,
+        hidden_dim: int,
+        dtype: Dtype | None,
+        implementation: Implementation,
     ) -> None:
         super().__init__()
         _check_widths(dim, hidden_dim, implementation)
+        self.dtype = _dtype(dtype)
         self.implementation = implementation
         self.w_gate_EDF = _init(num_experts, dim, hidden_dim)
         self.w_up_EDF = _init(num_experts, dim, hidden_dim)
@@ -83,53 +95,45 @@ class SwiGlu(nn.Module):
 
     def forward(self, x_RD: Tensor, load_E: Tensor) -> Tensor:
         """Rows in expert order (R, D) and the rows of each expert (E,) -> (R, D)."""
-        weights = (self.w_gate_EDF, self.w_up_EDF, self.w_out_EFD)
-        return _run(self.implementation, _swiglu, x_RD, load_E, *weights)
+        x_RD, *weights = _cast(self.dtype, x_RD, self.w_gate_EDF, self.w_up_EDF, self.w_out_EFD)
+        if _is_grouped(self.implementation, x_RD):
+            ends_E = load_E.cumsum(0).to(torch.int32)
+            return GroupedSwiGlu.apply(x_RD, ends_E, *weights)  # type: ignore[no-untyped-call, no-any-return]
+        return _loop(
+            lambda x, w_gate, w_up, w_out: (F.silu(x @ w_gate) * (x @ w_up)) @ w_out,
+            *(x_RD, load_E, *weights),
+        )
 
 
-Product = Callable[[Tensor, Tensor], Tensor]
+def _is_grouped(implementation: Implementation, x_RD: Tensor) -> bool:
+    """Whether to multiply in groups; grouped products know no float64."""
+    return implementation == "grouped" and x_RD.dtype != torch.float64
 
 
-def _mlp(
-    activation: Callable[[Tensor], Tensor], product: Product, x: Tensor, *weights: Tensor
-) -> Tensor:
-    w_in, w_out = weights
-    return product(activation(product(x, w_in)), w_out)
-
-
-def _swiglu(product: Product, x: Tensor, *weights: Tensor) -> Tensor:
-    w_gate, w_up, w_out = weights
-    return product(F.silu(product(x, w_gate)) * product(x, w_up), w_out)
-
-
-def _run(
-    implementation: Implementation,
-    network: Callable[..., Tensor],
-    x_RD: Tensor,
-    load_E: Tensor,
-    *weights: Tensor,
-) -> Tensor:
-    """Apply `network` to the rows of every expert with its slice of the stacked weights."""
+def _cast(dtype: torch.dtype | None, x_RD: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+    """Rows and weights as they are multiplied."""
     device = x_RD.device.type
-    if torch.is_autocast_enabled(device):
+    if dtype is None and torch.is_autocast_enabled(device):
         # Grouped products are not on autocast's list; do as it would for a linear layer.
         dtype = torch.get_autocast_dtype(device)
-        x_RD, weights = x_RD.to(dtype), tuple(w.to(dtype) for w in weights)
-    # Grouped products know no float64.
-    if implementation == "loop" or x_RD.dtype == torch.float64:
-        # unbind once: indexing w[e] would fill a whole zero gradient for every expert.
-        rows = x_RD.split(load_E.tolist())
-        outputs = [
-            network(torch.matmul, x, *ws)
-            for x, *ws in zip(rows, *(w.unbind(0) for w in weights), strict=True)
-        ]
-        return torch.cat(outputs)
-    ends_E = load_E.cumsum(0).to(torch.int32)
-    y_RD = network(lambda a, w: F.grouped_mm(a, w, offs=ends_E), x_RD, *weights)
-    if y_RD.requires_grad:
-        # The backward of a grouped product refuses an expanded gradient, such as that of sum().
-        y_RD.register_hook(lambda grad: grad.contiguous())
-    return y_RD
+    if dtype is None:
+        return x_RD, *weights
+    return tuple(tensor.to(dtype) for tensor in (x_RD, *weights))
+
+
+def _dtype(name: Dtype | None) -> torch.dtype | None:
+    if name is None:
+        return None
+    check_names("experts.dtype", [name], tuple(_DTYPES))
+    return _DTYPES[name]
+
+
+def _loop(network: Callable[..., Tensor], x_RD: Tensor, load_E: Tensor, *weights: Tensor) -> Tensor:
+    """Apply `network` to the rows of one expert after the other with its slice of the weights."""
+    rows = x_RD.split(load_E.tolist())
+    # unbind once: indexing w[e] would fill a whole zero gradient for every expert.
+    slices = zip(*(w.unbind(0) for w in weights), strict=True)
+    return torch.cat([network(x, *ws) for x, ws in zip(rows, slices, strict=True)])
 
 
 def _init(num_experts: int, fan_in: int, fan_out: int) -> nn.Parameter:

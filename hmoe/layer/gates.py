@@ -27,10 +27,12 @@ from hmoe.layer.scores import Choice, Scores
 from hmoe.layer.tree import Tree
 from hmoe.layer.tree_ops import (
     among_siblings,
+    joined,
     path_product,
     path_sum,
     sibling_log_softmax,
     sibling_shares,
+    softmax,
 )
 
 Link = Literal["softmax", "sigmoid", "smooth_step"]
@@ -46,7 +48,7 @@ def smooth_step(t: Tensor) -> Tensor:
 
 # Raw scores of siblings (..., b) to the factors they have in path weights.
 _LINKS: dict[str, Callable[[Tensor], Tensor]] = {
-    "softmax": lambda group: group.softmax(-1),
+    "softmax": softmax,
     "sigmoid": lambda group: group.sigmoid(),
     # Of two children each gets the step of its lead over the other: S(t) + S(-t) = 1.
     "smooth_step": lambda group: smooth_step(group - group.flip(-1)),
@@ -138,7 +140,7 @@ class TopDown(Gate):
         self.noise_MD = nn.Parameter(torch.zeros(learned, dim)) if learned else None
 
     def forward(self, x_TD: Tensor, key_T: Tensor | None = None) -> Scores:
-        raw_TM = torch.cat([scorer(x_TD, key_T) for scorer in self.scorers], -1)
+        raw_TM = joined([scorer(x_TD, key_T) for scorer in self.scorers])
         clean_TM = self._divided(raw_TM)
         if not self.training or set(self.noise_L) == {"none"}:
             return self.read(self._at_nodes(clean_TM))
@@ -189,6 +191,8 @@ class TopDown(Gate):
 
     def _divided(self, raw_TM: Tensor) -> Tensor:
         """Raw scores over the temperatures of their levels."""
+        if set(self.temperature_L) == {1.0}:
+            return raw_TM
         if len(set(self.temperature_L)) == 1:
             return raw_TM / self.temperature_L[0]
         levels = raw_TM.split(self._widths(), -1)
@@ -288,7 +292,7 @@ class Tied(TopDown):
 
     def _at_nodes(self, value_TM: Tensor) -> Tensor:
         levels = zip(value_TM.split(self._widths(), -1), self.tree.blocks, strict=True)
-        return torch.cat([value.repeat(1, blocks[0].num_groups) for value, blocks in levels], -1)
+        return joined([value.repeat(1, blocks[0].num_groups) for value, blocks in levels])
 
     def _widths(self) -> list[int]:
         return [level[0].size for level in self.tree.blocks]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hmoe.errors import ConfigError
-from hmoe.layer.dispatch import combine, permute
+from hmoe.layer.dispatch import combine, expert_order, permute
 from hmoe.layer.gates import Gate, TopDown
 from hmoe.layer.heads import Heads
 from hmoe.layer.routing import Routing
@@ -100,9 +100,10 @@ class HMoE(nn.Module):
         """
         x_TD = x.reshape(-1, x.shape[-1])
         routing = self.route(x_TD, None if key is None else key.reshape(-1))
-        x_RD, order_R = permute(x_TD, routing)
-        y_RD = self.experts(x_RD, routing.load_E)
-        y_TD = self._merged(combine(y_RD, order_R, routing))
+        order = expert_order(routing)
+        y_RD = self.experts(permute(x_TD, order), routing.load_E)
+        # Experts may multiply in another precision; their answers go on as the tokens came.
+        y_TD = self._merged(combine(y_RD, routing.weight_R, order)).to(x.dtype)
         if self.shared.experts is not None:
             y_TD = y_TD + self.shared(x_TD, self.shared_weights(routing))
         if x.ndim > 2:

@@ -33,7 +33,7 @@ from hmoe.layer.checks import check_count, check_names, per_level
 from hmoe.layer.routing import Routing
 from hmoe.layer.scores import Choice, Scores, Unscored
 from hmoe.layer.tree import ROOT, Tree
-from hmoe.layer.tree_ops import at_experts, path_sum
+from hmoe.layer.tree_ops import at_experts, from_parents, joined, path_sum, softmax
 
 Selection = Callable[[Scores, Choice], Routing]
 Weights = Literal["probs", "renormalized", "softmax", "even"]
@@ -120,7 +120,7 @@ def weighed_rows(
         value_TK: weights of the paths to the chosen, or, of "softmax", the sums of raw scores.
     """
     if weights == "softmax":
-        weight_TK = value_TK.softmax(-1)
+        weight_TK = softmax(value_TK)
     else:
         weight_TK = _weighed(weights, value_TK, torch.ones_like(value_TK))
     routing = Routing.from_choice(scores, expert_TK, weight_TK * scale)
@@ -160,7 +160,7 @@ def descend(
     levels: list[Tensor] = []
     # Who was chosen is carried beside the weights: a weight may underflow to 0, or be NaN.
     chosen_levels: list[Tensor] = []
-    for level, here in enumerate(tree.level_slices):
+    for level in range(tree.num_levels):
         kept: list[Tensor] = []
         masks: list[Tensor] = []
         for block in tree.blocks[level]:
@@ -172,22 +172,20 @@ def descend(
                 mask = mask & (ranks > float("-inf"))
             if weights_L[level] == "softmax":
                 logits = scores.logits_TN[:, nodes].unflatten(-1, shape)
-                weight = logits.masked_fill(~mask, float("-inf")).softmax(-1)
+                weight = softmax(logits.masked_fill(~mask, float("-inf")))
             else:
                 factor = scores.factor_TN[:, nodes].unflatten(-1, shape)
                 weight = _weighed(weights_L[level], factor, mask.to(factor.dtype))
             kept.append(weight.flatten(-2))
             masks.append(mask.flatten(-2))
-        weight_Tn, chosen_Tn = torch.cat(kept, -1), torch.cat(masks, -1)
+        weight_Tn, chosen_Tn = joined(kept), joined(masks)
         if level:
-            above = tree.level_slices[level - 1]
-            parent_n = tree.index("parent_N", weight_Tn.device)[here] - above.start
-            weight_Tn = levels[-1].index_select(-1, parent_n) * weight_Tn
-            chosen_Tn = chosen_levels[-1].index_select(-1, parent_n) & chosen_Tn
+            weight_Tn = from_parents(levels[-1], tree, level) * weight_Tn
+            chosen_Tn = from_parents(chosen_levels[-1], tree, level) & chosen_Tn
         levels.append(weight_Tn)
         chosen_levels.append(chosen_Tn)
-    weight_TE = at_experts(torch.cat(levels, -1), tree)
-    token_R, expert_R = _chosen(at_experts(torch.cat(chosen_levels, -1), tree), tree, k_L)
+    weight_TE = at_experts(joined(levels), tree)
+    token_R, expert_R = _chosen(at_experts(joined(chosen_levels), tree), tree, k_L)
     weight_R = weight_TE.flatten().index_select(0, token_R * tree.num_experts + expert_R)
     return limited(Routing(scores, token_R, expert_R, weight_R), capacity, drop)
 

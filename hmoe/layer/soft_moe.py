@@ -78,7 +78,7 @@ class SoftMoE(nn.Module):
         y_RD: Tensor = self.experts(slot_EGSD.reshape(-1, x.shape[-1]), load_E)
         y_GMD = y_RD.reshape(slot_EGSD.shape).transpose(0, 1).flatten(1, 2)
         y_GTD = logits_GTM.softmax(2).to(y_GMD.dtype) @ y_GMD
-        return y_GTD.reshape(x.shape), None
+        return y_GTD.reshape(x.shape).to(x.dtype), None
 
     def scores(self, x_GTD: Tensor) -> Tensor:
         """Scaled cosines of tokens and slots, float32: (G, T, D) -> (G, T, M)."""

@@ -193,7 +193,8 @@ def test_a_step_without_a_controller_changes_nothing() -> None:
 
 def test_a_dense_control_has_no_mixtures_to_balance() -> None:
     dense = partial(
-        Dense, experts=partial(Mlp, hidden_dim=8, activation="gelu", implementation="loop")
+        Dense,
+        experts=partial(Mlp, hidden_dim=8, activation="gelu", dtype=None, implementation="loop"),
     )
     model = ResidualMlp(in_dim=5, out_dim=3, dim=DIM, depth=2, ffn=dense)
     assert mixture_layers(model) == []

@@ -226,7 +226,9 @@ def test_memory_of_soft_training_grows_with_the_leaves() -> None:
             tree=Tree.from_spec([2] * depth),
             gate=top_down(link="sigmoid"),
             selection=SELECTIONS["soft"],
-            experts=partial(Mlp, hidden_dim=4, activation="relu", implementation="loop"),
+            experts=partial(
+                Mlp, hidden_dim=4, activation="relu", dtype=None, implementation="loop"
+            ),
         )(dim=DIM)
 
     depths = (5, 6, 7)
@@ -265,8 +267,10 @@ def test_a_beam_finds_a_shallow_expert_wherever_exact_top_k_does() -> None:
 # Not a number where an expert has no token or all of them.
 
 BANKS = EXPERTS | {
-    "grouped_mlp": partial(Mlp, hidden_dim=8, activation="silu", implementation="grouped"),
-    "grouped_swiglu": partial(SwiGlu, hidden_dim=8, implementation="grouped"),
+    "grouped_mlp": partial(
+        Mlp, hidden_dim=8, activation="silu", dtype=None, implementation="grouped"
+    ),
+    "grouped_swiglu": partial(SwiGlu, hidden_dim=8, dtype=None, implementation="grouped"),
     "by_unit": by_unit(
         Tree.from_spec(TREES["grid"]), {"0": "constant", "1": "zero", "2.0": "swiglu"}
     ),

@@ -139,7 +139,7 @@ def test_shared_experts_and_units_of_their_own_are_the_oracle(gate: str, selecti
         units={"company": 2, "level_0": 1, "sales.us": 1},
         experts=EXPERTS["swiglu"],
     )
-    wide = partial(EXPERTS["swiglu"].func, hidden_dim=12, implementation="loop")
+    wide = partial(EXPERTS["swiglu"].func, hidden_dim=12, dtype=None, implementation="loop")
     units = {"sales": "relu", "sales.us": wide, "legal": "zero", "support.1": "constant"}
     layer = layer_of(
         tree=tree,
@@ -246,6 +246,18 @@ def test_bfloat16_keeps_the_gate_in_float32() -> None:
     y, routing = half(x.to(torch.bfloat16))
     assert y.dtype == torch.bfloat16
     assert routing.probs_TN.dtype == torch.float32
+
+
+def test_experts_in_bfloat16_leave_routing_and_the_tokens_precision_alone() -> None:
+    layer = make_layer("grid", "top_2")
+    x = torch.randn(16, DIM)
+    exact, exact_routing = layer(x)
+    layer.experts.dtype = torch.bfloat16
+    y, routing = layer(x)
+    assert y.dtype == torch.float32
+    assert torch.equal(routing.weight_R, exact_routing.weight_R)
+    assert not torch.equal(y, exact)
+    assert (y - exact).norm() < 0.01 * exact.norm()
 
 
 def test_a_selection_that_cannot_work_is_told_at_construction() -> None:

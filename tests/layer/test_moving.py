@@ -397,7 +397,7 @@ def test_noise_pushes_copies_apart_and_the_function_in_second_order_only() -> No
 def test_unequal_experts_and_shared_ones_move_along(experts: str) -> None:
     bank = EXPERTS["mlp"]
     if experts == "by_unit":
-        wide = partial(Mlp, hidden_dim=12, activation="gelu", implementation="loop")
+        wide = partial(Mlp, hidden_dim=12, activation="gelu", dtype=None, implementation="loop")
         bank = by_unit(RAGGED, {"sales": wide, "legal": "constant", "sales.us.1": "zero"})
     company = partial(Shared, units={"company": 2}, experts=EXPERTS["mlp"])
     layer = make(TREES["ragged"], gate=bottom_up(), experts=bank, shared=company)

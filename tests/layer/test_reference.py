@@ -75,7 +75,7 @@ def switch_tensors(block: nn.Module, read: Read) -> Named:
 
 
 def swiglu(width: int) -> Callable[..., SwiGlu]:
-    return partial(SwiGlu, hidden_dim=width, implementation="loop")
+    return partial(SwiGlu, hidden_dim=width, dtype=None, implementation="loop")
 
 
 def mixtral_block() -> nn.Module:
@@ -175,7 +175,7 @@ CASES = {
         switch_block,
         partial(
             flat_layer,
-            partial(Mlp, hidden_dim=F, activation="relu", implementation="loop"),
+            partial(Mlp, hidden_dim=F, activation="relu", dtype=None, implementation="loop"),
             k=1,
             weights="probs",
         ),

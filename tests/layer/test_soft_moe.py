@@ -120,7 +120,9 @@ def test_only_directions_of_tokens_and_slots_are_compared() -> None:
 def test_the_grouped_product_agrees_with_its_slow_twin() -> None:
     results = []
     for implementation in ("loop", "grouped"):
-        bank = partial(Mlp, hidden_dim=8, activation="gelu", implementation=implementation)
+        bank = partial(
+            Mlp, hidden_dim=8, activation="gelu", dtype=None, implementation=implementation
+        )
         layer = make(experts=bank)
         x = torch.randn(2, 5, DIM, generator=torch.Generator().manual_seed(1)).requires_grad_()
         y, _ = layer(x)

@@ -64,7 +64,7 @@ def test_a_small_mixture_by_hand(gate, gate_params: int, gate_flops: int) -> Non
         tree=Tree.from_spec([2, 2]),
         gate=gate,
         selection=best(1),
-        experts=partial(SwiGlu, hidden_dim=16, implementation="loop"),
+        experts=partial(SwiGlu, hidden_dim=16, dtype=None, implementation="loop"),
     )
     model = ResidualMlp(in_dim=5, out_dim=3, dim=8, depth=2, ffn=ffn)
     expert = 3 * 8 * 16  # into the gate and up, out again
@@ -85,7 +85,9 @@ def test_a_lazy_gate_costs_what_it_looks_at() -> None:
         **layer_of(
             tree=Tree.from_spec([4, 3, 2]),
             selection=best(2, beam=[2, 1]),
-            experts=partial(Mlp, hidden_dim=16, activation="gelu", implementation="loop"),
+            experts=partial(
+                Mlp, hidden_dim=16, activation="gelu", dtype=None, implementation="loop"
+            ),
         ).keywords,
     )
     model = ResidualMlp(in_dim=5, out_dim=3, dim=8, depth=1, ffn=ffn)
@@ -112,11 +114,12 @@ def test_a_lazy_tied_gate_costs_all_of_its_few_scores() -> None:
 
 def test_a_small_transformer_by_hand() -> None:
     plain = partial(
-        Dense, experts=partial(Mlp, hidden_dim=24, activation="gelu", implementation="loop")
+        Dense,
+        experts=partial(Mlp, hidden_dim=24, activation="gelu", dtype=None, implementation="loop"),
     )
     ffn = layer_of(
         tree=Tree.from_spec([4]),
-        experts=partial(Mlp, hidden_dim=16, activation="gelu", implementation="loop"),
+        experts=partial(Mlp, hidden_dim=16, activation="gelu", dtype=None, implementation="loop"),
     )
     model = Transformer(
         in_dim=10,
@@ -181,7 +184,7 @@ def test_shared_experts_and_units_of_their_own_by_hand() -> None:
     """One expert for the company, one in each of two departments; two widths of experts."""
     tree = Tree.from_spec([2, 2])
     wide, narrow = (
-        partial(Mlp, hidden_dim=width, activation="relu", implementation="loop")
+        partial(Mlp, hidden_dim=width, activation="relu", dtype=None, implementation="loop")
         for width in (16, 8)
     )
     shared = partial(Shared, units={"company": 1, "level_0": 1}, experts=narrow)
@@ -238,7 +241,10 @@ def test_flops_are_those_torch_counts_on_the_slow_twin(
 @pytest.mark.parametrize("tree", ["ragged", None])
 def test_neurons_cost_what_networks_of_one_hidden_unit_cost(model: str, tree: str | None) -> None:
     costs = []
-    for bank in (Neurons, partial(Mlp, hidden_dim=1, activation="gelu", implementation="loop")):
+    for bank in (
+        Neurons,
+        partial(Mlp, hidden_dim=1, activation="gelu", dtype=None, implementation="loop"),
+    ):
         parts = {"tree": Tree.from_spec(TREES["ragged"]), "experts": bank}
         ffn = layer_of(**parts) if tree else partial(Dense, experts=bank)
         costs.append(cost(MODELS[model](ffn=ffn)))

@@ -127,7 +127,7 @@ def test_a_description_is_the_drawing_and_the_costs() -> None:
     ffn = layer_of(
         tree=Tree.from_spec([2]),
         selection=best(1),
-        experts=partial(Mlp, hidden_dim=64, activation="gelu", implementation="loop"),
+        experts=partial(Mlp, hidden_dim=64, activation="gelu", dtype=None, implementation="loop"),
     )
     model = ResidualMlp(in_dim=5, out_dim=3, dim=8, depth=1, ffn=ffn)
     # Embed 5 * 8 + 8, norms 8 + 8, gate 2 * 8 + 2, expert 2 * 8 * 64 = 1024, head 8 * 3 + 3: 109

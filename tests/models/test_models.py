@@ -135,7 +135,8 @@ def test_a_dense_control_returns_no_routings(model: str) -> None:
 
 def test_a_dense_control_is_its_one_expert() -> None:
     control = Dense(
-        experts=partial(Mlp, hidden_dim=8, activation="gelu", implementation="loop"), dim=DIM
+        experts=partial(Mlp, hidden_dim=8, activation="gelu", dtype=None, implementation="loop"),
+        dim=DIM,
     )
     x = torch.randn(2, 3, DIM)
     y, routing = control(x)
@@ -247,4 +248,4 @@ def test_a_transformer_learns_32_windows_by_heart(ffn: Callable[..., nn.Module])
     # The byte before, which only attention can know; at position 0 the byte itself.
     y = torch.cat([x[:, :1], x[:, :-1]], 1) % 7
     model = MODELS["transformer"](ffn=ffn, dim=32, depth=2, ffn_blocks=[0, 1])
-    assert fit(model, x, y, steps=150) == 1.0
+    assert fit(model, x, y, steps=200) == 1.0
