@@ -17,6 +17,7 @@ from hmoe.bench.floors import Dense, Floor, Kind, Plain
 
 # Who an entry is: what it is held against, the plain mixture, ours, or others'.
 Role = Literal["bound", "plain", "hmoe", "peer"]
+HALF = "hmoe, bfloat16 experts"
 KINDS: tuple[Kind, ...] = ("gelu", "swiglu")
 _TREES: dict[int, list[list[int]]] = {
     16: [[4, 4], [2, 2, 2, 2]],
@@ -110,17 +111,15 @@ def entry(
     role: Role,
     layer: nn.Module,
     *,
-    dtype: torch.dtype | None = None,
     rows: int | None = None,
     twin: str | None = None,
 ) -> Entry:
     """A layer in training mode, on the device and in the type of the point, with random input.
 
     Args:
-        dtype: another type than the point's.
         rows: of the input; the tokens unless given.
     """
-    like = {"device": point.device, "dtype": dtype or point.dtype}
+    like = {"device": point.device, "dtype": point.dtype}
     generator = torch.Generator().manual_seed(0)
     x, grad = torch.randn(2, rows or point.tokens, point.dim, generator=generator).to(**like)
     layer = layer.to(**like).train()
@@ -133,7 +132,7 @@ def own_entries(point: Point) -> list[Entry]:
     ours = [_ours(point, flat_name(kind), kind, [point.experts]) for kind in KINDS]
     ours += [_ours(point, tree_name(spec), "gelu", spec) for spec in trees(point.experts)]
     if halves(point):
-        ours.append(_ours(point, "hmoe, bfloat16", "gelu", [point.experts], torch.bfloat16))
+        ours.append(_ours(point, HALF, "gelu", [point.experts], "experts.dtype=bfloat16"))
     bounds = []
     for kind, flat in zip(KINDS, ours, strict=False):
         dense = Dense(kind=kind, **widths)
@@ -161,14 +160,12 @@ def tree_name(spec: list[int]) -> str:
 
 
 def halves(point: Point) -> bool:
-    """Whether bfloat16 is measured beside float32: where the CPU has instructions for it."""
+    """Whether experts in bfloat16 are measured too: where the CPU has instructions for it."""
     few = point.experts <= 16 and point.dtype == torch.float32
     return few and point.device == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
-def _ours(
-    point: Point, name: str, kind: Kind, spec: list[int], dtype: torch.dtype | None = None
-) -> Entry:
+def _ours(point: Point, name: str, kind: Kind, spec: list[int], *choices: str) -> Entry:
     torch.manual_seed(0)
     layer = hmoe.build(
         *(f"tree.spec={spec}", "gate=top_down", "balance=none", "selection=top_k"),
@@ -176,7 +173,8 @@ def _ours(
         # Renormalised, one weight would be 1 whatever the gate says.
         f"selection.weights={'probs' if point.k == 1 else 'renormalized'}",
         f"experts={'mlp' if kind == 'gelu' else 'swiglu'}",
+        *choices,
         dim=point.dim,
         hidden_dim=point.hidden_dim,
     )
-    return entry(point, name, kind, "hmoe", layer, dtype=dtype)
+    return entry(point, name, kind, "hmoe", layer)

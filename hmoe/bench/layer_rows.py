@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hmoe.bench.entries import Entry, Point, flat_name, halves, tree_name, trees
+from hmoe.bench.entries import HALF, Entry, Point, flat_name, halves, tree_name, trees
 from hmoe.bench.floors import Kind
 from hmoe.bench.measure import Aim, Clock, Timing, spread
 from hmoe.bench.work import Work
@@ -206,8 +206,8 @@ def _own_aims(measured: Measured) -> list[Aim]:
         value = measured.seen[name].beyond / plain
         aims.append(Aim(f"{point.title}: memory, {name} / plain", value, 1.05, "at most"))
     if halves(point):
-        value = measured.median(flat, "hmoe, bfloat16")
-        aims.append(Aim(f"{point.title}: float32 / bfloat16", value, 2.0, "at least"))
+        value = measured.median(flat, HALF)
+        aims.append(Aim(f"{point.title}: float32 / bfloat16 experts", value, 2.0, "at least"))
     if point.device == "cuda":
         for kind in ("gelu", "swiglu"):
             value = measured.rate_share(flat_name(kind))

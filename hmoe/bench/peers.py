@@ -147,7 +147,7 @@ def lucidrains_tree(point: Point, spec: Sequence[int]) -> nn.Module:
 def _lucidrains(point: Point) -> dict[str, object]:
     if point.k > 2:
         raise LeftOutError(f"has at most 2 experts a token, not {point.k}")
-    _check_slots(point, 1)
+    _check_masks(point, 1)
     # Without a second expert it is a top 1.
     policy = {"second_policy_train": "none"} if point.k == 1 else {}
     return {"dim": point.dim, "hidden_dim": point.hidden_dim, "activation": nn.GELU, **policy}
@@ -159,15 +159,17 @@ def st_moe(point: Point) -> nn.Module:
 
     if point.k < 2:
         raise LeftOutError("has at least 2 experts a token")
-    _check_slots(point, point.k)
+    _check_masks(point, point.k)
     # It takes 2/3 of a multiple of the width and rounds down: half a neuron more is safe.
     mult = (point.hidden_dim + 0.5) * 1.5 / point.dim
     settings = {"gating_top_n": point.k, "expert_hidden_mult": mult}
     return Sequences(MoE(dim=point.dim, num_experts=point.experts, **settings), point)
 
 
-def _check_slots(point: Point, masks: int) -> None:
-    """Layers that send tokens to slots by one-hot products hold T x 1.25 S integers, some times."""
+def _check_masks(point: Point, masks: int) -> None:
+    """Layers that send tokens to slots by one-hot masks, T x 1.25 S integers each, in float32."""
+    if point.dtype != torch.float32:
+        raise LeftOutError("multiplies tokens with float32 masks, so that they must be float32")
     held = masks * 1.25 * point.tokens * point.sequence * 8
     if held > 8 * _GIB:
         raise LeftOutError(f"its masks of tokens by slots would take {held / _GIB:.0f} GiB each")

@@ -1,9 +1,10 @@
 """What a layer works: rows, dropped pairs and FLOPs of its expert products, seen, not believed.
 
 One forward pass is watched below autograd. A product counts as the experts' if one factor lies in
-the memory of a parameter and its shape is D to F, D to 2 F (two matrices side by side) or F to D.
-So the same count is taken of stacked weights, of lists of linear layers, of anyone's layer. Rows
-that are all zero are padding, the empty slots of layers with a capacity: computed but not served.
+the memory of a parameter, or of its copy in another type, and its shape is D to F, D to 2 F (two
+matrices side by side) or F to D. So the same count is taken of stacked weights, of lists of linear
+layers, of anyone's layer. Rows that are all zero are padding, the empty slots of layers with a
+capacity: computed but not served.
 
 A multiply-add is 2 FLOPs, and a backward pass takes twice the forward.
 
@@ -76,6 +77,7 @@ class _Products(TorchDispatchMode):
     def __init__(self, layer: nn.Module, dim: int, hidden_dim: int) -> None:
         super().__init__()
         self._storages = {p.untyped_storage().data_ptr() for p in layer.parameters()}
+        self._copies: list[Tensor] = []  # kept, so that nothing else comes to lie there
         self._dim, self._hidden_dim = dim, hidden_dim
         self.in_rows = self.in_served = self.out_rows = self.flops = 0
 
@@ -91,7 +93,11 @@ class _Products(TorchDispatchMode):
         elif name.endswith("grouped_mm"):
             ends_E = kwargs["offs"] if "offs" in kwargs else args[2]
             self._see(args[0][: int(ends_E[-1])], args[1])
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if name in ("_to_copy", "clone") and self._is_weight(args[0]):
+            self._copies.append(result)
+            self._storages.add(result.untyped_storage().data_ptr())
+        return result
 
     def _see(self, left: Tensor, right: Tensor) -> None:
         if self._is_weight(left):  # y^T = W^T x^T

@@ -83,6 +83,19 @@ def test_weights_on_the_left_are_seen_too() -> None:
     assert work(Transposed()) == Work(rows=24, served=24, flops=3 * 2 * 24 * 2 * 16 * 32)
 
 
+class Cast(Padded):
+    """The same products in bfloat16, of copies of the weights."""
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        x_TED = x_TD.to(torch.bfloat16).expand(E, T, D)
+        hidden = x_TED @ self.w_in.to(torch.bfloat16)
+        return (hidden @ self.w_out.to(torch.bfloat16)).sum(0)
+
+
+def test_copies_of_weights_in_another_type_are_seen_too() -> None:
+    assert work(Cast(F)) == Work(rows=96, served=96, flops=3 * 2 * 96 * 2 * 16 * 32)
+
+
 @pytest.mark.parametrize("kind", ["gelu", "swiglu"])
 def test_bounds_and_the_plain_mixture_do_equal_work(kind) -> None:
     matrices = 2 if kind == "gelu" else 3
