@@ -131,7 +131,7 @@ def own_entries(point: Point) -> list[Entry]:
     widths = {"dim": point.dim, "hidden_dim": point.hidden_dim}
     ours = [_ours(point, flat_name(kind), kind, [point.experts]) for kind in KINDS]
     ours += [_ours(point, tree_name(spec), "gelu", spec) for spec in trees(point.experts)]
-    if halves(point):
+    if wants_half(point) and torch.cpu._is_avx512_bf16_supported():
         ours.append(_ours(point, HALF, "gelu", [point.experts], "experts.dtype=bfloat16"))
     bounds = []
     for kind, flat in zip(KINDS, ours, strict=False):
@@ -159,10 +159,9 @@ def tree_name(spec: list[int]) -> str:
     return f"hmoe {'x'.join(map(str, spec))}, gelu"
 
 
-def halves(point: Point) -> bool:
-    """Whether experts in bfloat16 are measured too: where the CPU has instructions for it."""
-    few = point.experts <= 16 and point.dtype == torch.float32
-    return few and point.device == "cpu" and torch.cpu._is_avx512_bf16_supported()
+def wants_half(point: Point) -> bool:
+    """Whether experts in bfloat16 are a question at a point."""
+    return point.experts <= 16 and point.dtype == torch.float32 and point.device == "cpu"
 
 
 def _ours(point: Point, name: str, kind: Kind, spec: list[int], *choices: str) -> Entry:

@@ -93,12 +93,9 @@ def bench_layer(*, rounds: int, out: Path, overrides: Sequence[str], command: st
         torch.set_num_threads(options.threads)
     console, tables, points = wide_console(), [], []
     for point in options.points():
-        points.append(measured := measure(point, added, peers=options.peers, rounds=rounds))
-        tables.append((f"{point.title}: forward and backward", entry_rows(measured), ENTRY_COLUMNS))
-        if rows := peer_rows(measured):
-            tables.append((f"{point.title}: ours / peer", rows, PEER_COLUMNS))
-        for shown in tables[-2:] if rows else tables[-1:]:
-            console.print(table(*shown))
+        points.append(measure(point, added, peers=options.peers, rounds=rounds))
+        tables += (shown := _tables(points[-1]))
+        console.print(*(table(*parts) for parts in shown))
     aims = [aim.row() for aim in layer_aims(points)]
     tables.append(("aims", aims, AIM_COLUMNS))
     console.print(table(*tables[-1]))
@@ -109,7 +106,7 @@ def bench_layer(*, rounds: int, out: Path, overrides: Sequence[str], command: st
         "aims": aims,
     }
     path = save(found, suite="layer", out=out, command=command)
-    page = f"`{command}`\n\n" + "\n".join(markdown(*shown) for shown in tables)
+    page = f"`{command}`\n\n" + "\n".join(markdown(*parts) for parts in tables)
     (out / "layer.md").write_text(page, encoding="utf-8")
     _plot(points, out / "layer.svg")
     return path
@@ -124,8 +121,7 @@ def read_options(overrides: Sequence[str]) -> LayerOptions:
     """
     defaults = {**_DEFAULTS["cpu"], **_COMMON}
     device = plain_values(overrides, defaults)["device"]
-    if device in _DEFAULTS:
-        defaults |= _DEFAULTS[device]
+    defaults |= _DEFAULTS.get(str(device), {})  # another device is refused below
     try:
         options = LayerOptions.model_validate(plain_values(overrides, defaults))
     except ValidationError as error:
@@ -161,6 +157,13 @@ def measure(point: Point, added: dict[str, Factory], *, peers: bool, rounds: int
         for e in entries
     }
     return Measured(point, seen, absent, (times["matrix product"], flops))
+
+
+def _tables(measured: Measured) -> list[tuple[str, list[dict[str, Any]], Sequence[str]]]:
+    """Titles, rows and columns of what is shown of a point."""
+    title, theirs = measured.point.title, peer_rows(measured)
+    shown = [(f"{title}: forward and backward", entry_rows(measured), ENTRY_COLUMNS)]
+    return [*shown, (f"{title}: ours / peer", theirs, PEER_COLUMNS)] if theirs else shown
 
 
 def _matrix_product(point: Point) -> tuple[Callable[[], object], int]:

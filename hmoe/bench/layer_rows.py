@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hmoe.bench.entries import HALF, Entry, Point, flat_name, halves, tree_name, trees
+from hmoe.bench.entries import HALF, Entry, Point, flat_name, tree_name, trees, wants_half
 from hmoe.bench.floors import Kind
 from hmoe.bench.measure import Aim, Clock, Timing, spread
 from hmoe.bench.work import Work
@@ -205,9 +205,10 @@ def _own_aims(measured: Measured) -> list[Aim]:
     for name in (flat, *names):
         value = measured.seen[name].beyond / plain
         aims.append(Aim(f"{point.title}: memory, {name} / plain", value, 1.05, "at most"))
-    if halves(point):
-        value = measured.median(flat, HALF)
-        aims.append(Aim(f"{point.title}: float32 / bfloat16 experts", value, 2.0, "at least"))
+    if wants_half(point):
+        value = measured.median(flat, HALF) if HALF in measured.seen else None
+        name = f"{point.title}: float32 / bfloat16 experts"
+        aims.append(Aim(name, value, 2.0, "at least", "the CPU has no instructions for bfloat16"))
     if point.device == "cuda":
         for kind in ("gelu", "swiglu"):
             value = measured.rate_share(flat_name(kind))
@@ -242,12 +243,10 @@ def _hierarchical_aims(measured: Measured) -> list[Aim]:
     aims = []
     for spec, bound in (([4, 4], 1.5), ([16, 16], 2.5)):
         peer, ours = f"lucidrains {'x'.join(map(str, spec))}", tree_name(spec)
+        name = f"{point.title}: {peer} / ours, per served row"
         if peer in measured.seen:
             value = statistics.median(measured.per_served_row(peer, ours))
-            aims.append(
-                Aim(f"{point.title}: {peer} / ours, per served row", value, bound, "at least")
-            )
+            aims.append(Aim(name, value, bound, "at least"))
         elif peer in measured.absent:
-            name = f"{point.title}: {peer} / ours, per served row"
             aims.append(Aim(name, None, bound, "at least", measured.absent[peer]))
     return aims

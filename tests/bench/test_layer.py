@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,7 @@ def test_defaults_are_the_points_of_the_question() -> None:
         ("tokens=many", "tokens=many: must be a valid integer"),
         ("dim=20", "dim=20: must be a multiple of 8"),
         ("dtype=float16", "dtype=float16: must be 'float32' or 'bfloat16'"),
+        ("device=[cpu]", "device=[cpu]: must be 'cpu' or 'cuda'"),
         ("device=tpu", "device=tpu: must be 'cpu' or 'cuda'"),
         ("threads=0", "threads=0: must be greater than or equal to 1"),
         ("peers=maybe", "peers=maybe: must be a valid boolean"),
@@ -149,6 +151,20 @@ def test_aims_by_hand(by_hand: Measured) -> None:
         # 8 / 4, 6 / 3 and 8.8 / 8.8, for half of the rows.
         "lucidrains 4x4 / ours, per served row": (4.0, True),
     }
+
+
+def test_an_aim_that_cannot_be_measured_says_why(by_hand: Measured) -> None:
+    """The question of bfloat16 stands in float32, unmeasured; and a peer is not installed."""
+    point = replace(by_hand.point, dtype=torch.float32)
+    seen = {name: s for name, s in by_hand.seen.items() if name != "lucidrains 4x4"}
+    absent = {"lucidrains 4x4": "not installed"}
+    measured = replace(by_hand, point=point, seen=seen, absent=absent)
+    rows = {row["name"]: row for row in (aim.row() for aim in layer_aims([measured]))}
+    half = rows["E=16, k=2: float32 / bfloat16 experts"]
+    assert half["reached"] == "not measured"
+    assert "no instructions" in half["measured"]
+    tree = rows["E=16, k=2: lucidrains 4x4 / ours, per served row"]
+    assert (tree["measured"], tree["reached"]) == ("not installed", "not measured")
 
 
 def test_a_record_can_be_written_and_holds_every_turn(by_hand: Measured) -> None:
