@@ -98,12 +98,26 @@ def by_hand() -> Measured:
         seen("hmoe 4x4, gelu", "hmoe", [4, 3, 8.8], all_rows, 5 * mib),
         seen("hmoe 2x2x2x2, gelu", "hmoe", [2, 3, 4.4], all_rows, 4 * mib),
         seen("quick", "peer", [2, 2, 2], all_rows, mib, "hmoe, swiglu"),
+        seen("slow", "peer", [4, 4, 4], all_rows, mib, "hmoe, swiglu"),
         seen("quicker", "peer", [1, 1, 1], half, mib, "hmoe, swiglu"),
         seen("lucidrains 4x4", "peer", [8, 6, 8.8], half, mib, "hmoe 4x4, gelu"),
         seen("unseen", "peer", [8, 6, 8.8], Work(0, 0, 0), mib, "hmoe, gelu"),
     ]
     matrix = (Timing([1, 1, 2], [1, 1, 2]), 1000)
     return Measured(point, {s.entry.name: s for s in entries}, {"st-moe": "not here"}, matrix)
+
+
+def test_a_run_leaves_no_gradient_behind() -> None:
+    layer, x = torch.nn.Linear(2, 2), torch.ones(1, 2, requires_grad=True)
+    entry = Entry("linear", "gelu", "peer", layer, x, torch.ones(1, 2))
+    entry.pass_()
+    assert x.grad is not None
+    assert layer.weight.grad is not None
+    entry.run()
+    assert x.grad is None
+    assert layer.weight.grad is None
+    layer.bias.requires_grad_(False)
+    assert entry.without_gradient() == ["bias"]
 
 
 def test_rows_of_entries_by_hand(by_hand: Measured) -> None:
@@ -122,7 +136,7 @@ def test_rows_of_entries_by_hand(by_hand: Measured) -> None:
 
 def test_rows_of_peers_by_hand(by_hand: Measured) -> None:
     rows = {row["peer"]: row for row in peer_rows(by_hand)}
-    assert list(rows) == ["quick", "quicker", "lucidrains 4x4", "unseen", "st-moe"]
+    assert list(rows) == ["quick", "slow", "quicker", "lucidrains 4x4", "unseen", "st-moe"]
     quicker = rows["quicker"]
     assert quicker["ours_over_peer"]["median"] == 3.0
     # Ours needs three times as long for twice the rows.
@@ -169,7 +183,7 @@ def test_an_aim_that_cannot_be_measured_says_why(by_hand: Measured) -> None:
 
 def test_a_record_can_be_written_and_holds_every_turn(by_hand: Measured) -> None:
     found = json.loads(json.dumps(record(by_hand)))
-    assert len(found["entries"]) == 13
+    assert len(found["entries"]) == 14
     assert found["entries"][0]["wall_s"] == [1, 1, 2]
     assert found["entries"][0]["cpu_s"] == [2, 2, 4]
     assert found["matrix_product"]["flops"] == 1000
