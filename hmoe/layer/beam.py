@@ -59,6 +59,8 @@ def beam_widths(tree: Tree, beam: int | Sequence[int] | None) -> list[int] | Non
     return beams
 
 
+# Of trees and numbers alone, so that a compiler need not look in.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def check_k(tree: Tree, k: int, beams: Sequence[int]) -> None:
     """Refuse more experts per token than the beam is sure to leave."""
     sure = _sure_experts(tree, tuple(beams))

@@ -16,6 +16,26 @@ from torch import Tensor
 _aten = torch.ops.aten
 
 
+def _product(a: Tensor, b: Tensor, ends_E: Tensor) -> Tensor:
+    """Grouped product: (R, n) and (E, n, m) -> (R, m), or (n, R) and (R, m) -> (E, n, m)."""
+    if torch.compiler.is_compiling() and a.dtype == torch.float32:
+        return _opaque_product(a, b, ends_E)  # type: ignore[no-any-return]
+    product: Tensor = F.grouped_mm(a, b, offs=ends_E)
+    return product
+
+
+@torch.library.custom_op("hmoe::grouped_product", mutates_args=())
+def _opaque_product(a: Tensor, b: Tensor, ends_E: Tensor) -> Tensor:
+    """What a compiler does not look into: of float32 it would say that it must be bfloat16."""
+    return F.grouped_mm(a, b, offs=ends_E)
+
+
+@_opaque_product.register_fake
+def _(a: Tensor, b: Tensor, ends_E: Tensor) -> Tensor:
+    shape = (a.shape[0], b.shape[2]) if b.dim() == 3 else (*ends_E.shape, a.shape[0], b.shape[1])
+    return a.new_empty(shape)
+
+
 class Activation(NamedTuple):
     """A function by element, and its derivative times a gradient, written over that gradient."""
 
@@ -43,11 +63,11 @@ class GroupedMlp(torch.autograd.Function):
     def forward(
         ctx: Any, x_RD: Tensor, ends_E: Tensor, activation: str, w_in: Tensor, w_out: Tensor
     ) -> Tensor:
-        raw_RF = F.grouped_mm(x_RD, w_in, offs=ends_E)
+        raw_RF = _product(x_RD, w_in, ends_E)
         hidden_RF = ACTIVATIONS[activation].value(raw_RF)
         ctx.activation = activation
         ctx.save_for_backward(x_RD, raw_RF, hidden_RF, ends_E, w_in, w_out)
-        return F.grouped_mm(hidden_RF, w_out, offs=ends_E)
+        return _product(hidden_RF, w_out, ends_E)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -56,10 +76,10 @@ class GroupedMlp(torch.autograd.Function):
         wants_x, _, _, wants_in, wants_out = ctx.needs_input_grad
         grad_RD = grad_RD.contiguous()  # a product refuses an expanded one, such as that of sum()
         grad_out = _weight_grad(hidden_RF, grad_RD, ends_E, wants_out)
-        grad_RF = F.grouped_mm(grad_RD, w_out.mT, offs=ends_E)
+        grad_RF = _product(grad_RD, w_out.mT, ends_E)
         grad_RF = ACTIVATIONS[ctx.activation].backward_(grad_RF, raw_RF)
         grad_in = _weight_grad(x_RD, grad_RF, ends_E, wants_in)
-        grad_x_RD = F.grouped_mm(grad_RF, w_in.mT, offs=ends_E) if wants_x else None
+        grad_x_RD = _product(grad_RF, w_in.mT, ends_E) if wants_x else None
         return grad_x_RD, None, None, grad_in, grad_out
 
 
@@ -70,11 +90,11 @@ class GroupedSwiGlu(torch.autograd.Function):
     def forward(
         ctx: Any, x_RD: Tensor, ends_E: Tensor, w_gate: Tensor, w_up: Tensor, w_out: Tensor
     ) -> Tensor:
-        raw_RF = F.grouped_mm(x_RD, w_gate, offs=ends_E)
-        up_RF = F.grouped_mm(x_RD, w_up, offs=ends_E)
+        raw_RF = _product(x_RD, w_gate, ends_E)
+        up_RF = _product(x_RD, w_up, ends_E)
         hidden_RF = F.silu(raw_RF).mul_(up_RF)
         ctx.save_for_backward(x_RD, raw_RF, up_RF, hidden_RF, ends_E, w_gate, w_up, w_out)
-        return F.grouped_mm(hidden_RF, w_out, offs=ends_E)
+        return _product(hidden_RF, w_out, ends_E)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -83,18 +103,18 @@ class GroupedSwiGlu(torch.autograd.Function):
         wants_x, _, wants_gate, wants_up, wants_out = ctx.needs_input_grad
         grad_RD = grad_RD.contiguous()
         grad_out = _weight_grad(hidden_RF, grad_RD, ends_E, wants_out)
-        grad_RF = F.grouped_mm(grad_RD, w_out.mT, offs=ends_E)
+        grad_RF = _product(grad_RD, w_out.mT, ends_E)
         grad_up_RF = F.silu(raw_RF).mul_(grad_RF)
         grad_raw_RF = ACTIVATIONS["silu"].backward_(grad_RF.mul_(up_RF), raw_RF)
         grad_gate = _weight_grad(x_RD, grad_raw_RF, ends_E, wants_gate)
         grad_up = _weight_grad(x_RD, grad_up_RF, ends_E, wants_up)
         grad_x_RD = None
         if wants_x:
-            grad_x_RD = F.grouped_mm(grad_raw_RF, w_gate.mT, offs=ends_E)
-            grad_x_RD.add_(F.grouped_mm(grad_up_RF, w_up.mT, offs=ends_E))
+            grad_x_RD = _product(grad_raw_RF, w_gate.mT, ends_E)
+            grad_x_RD.add_(_product(grad_up_RF, w_up.mT, ends_E))
         return grad_x_RD, None, grad_gate, grad_up, grad_out
 
 
 def _weight_grad(x_R: Tensor, grad_R: Tensor, ends_E: Tensor, wanted: bool) -> Tensor | None:
     """Gradient of stacked weights (E, in, out) from their inputs and the gradient of outputs."""
-    return F.grouped_mm(x_R.mT, grad_R, offs=ends_E) if wanted else None
+    return _product(x_R.mT, grad_R, ends_E) if wanted else None

@@ -8,12 +8,12 @@ Letters: T tokens, R rows, K experts per token, N nodes, E experts.
 """
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from hmoe.errors import HmoeError
+from hmoe.layer.once import once
 from hmoe.layer.scores import Scores, Unscored
 from hmoe.layer.tree import Tree
 from hmoe.layer.tree_ops import path_product, sum_below
@@ -73,25 +73,25 @@ class Routing:
     def num_tokens(self) -> int:
         return self.scores.num_tokens
 
-    @cached_property
+    @once
     def before_drops(self) -> "Routing":
         """What was asked for: balance and load are about the gate, not about what fits."""
         if self.asked is None:
             return self
         return replace(self.asked, num_sequences=self.num_sequences)
 
-    @cached_property
+    @once
     def load_E(self) -> Tensor:
         """int64, rows that each expert receives. Counted without waiting for the device."""
         load_E = self.expert_R.new_zeros(self.tree.num_experts)
         return load_E.index_add(0, self.expert_R, torch.ones_like(self.expert_R))
 
-    @cached_property
+    @once
     def load_N(self) -> Tensor:
         """int64, rows at or below each node."""
         return sum_below(self.load_E, self.tree)
 
-    @cached_property
+    @once
     def rows_TN(self) -> Tensor:
         """float32, rows of each token at or below each node; no gradient."""
         return self.sum_rows(torch.ones_like(self.weight_R, dtype=torch.float32).detach())
@@ -102,7 +102,7 @@ class Routing:
         value_TE = value_TE.index_put((self.token_R, self.expert_R), value_R, accumulate=True)
         return sum_below(value_TE, self.tree)
 
-    @cached_property
+    @once
     def reach_TN(self) -> Tensor:
         """P(node | root), float32; differentiable."""
         return path_product(self.probs_TN, self.tree)

@@ -7,9 +7,12 @@ from hmoe.layer import Tree
 from hmoe.layer.tree_ops import (
     at_experts,
     at_parents,
+    from_parents,
+    log_softmax,
     path_product,
     pool_logsumexp,
     sibling_softmax,
+    softmax,
     sum_below,
 )
 
@@ -83,3 +86,33 @@ def test_loads_add_up_at_the_top(tree: Tree, dtype: torch.dtype) -> None:
     load_N = sum_below(load_E, tree)
     assert load_N[tree.level_slices[0]].sum() == load_E.sum()
     assert torch.equal(at_experts(load_N, tree), load_E)
+
+
+@pytest.mark.parametrize("size", [2, 5, 15, 16])
+@pytest.mark.parametrize("rows", [3, 5000])
+def test_a_softmax_is_torch_s_however_it_is_laid_out(size: int, rows: int) -> None:
+    logits = torch.randn(rows, 2, size) * 10
+    logits[0, 0, 0] = float("-inf")
+    weight = torch.randn_like(logits)
+    for mine, theirs in ((softmax, torch.softmax), (log_softmax, torch.log_softmax)):
+        results = []
+        for value in (mine, lambda x, rule=theirs: rule(x, -1)):
+            x = logits.clone().requires_grad_()
+            y = value(x)
+            (y.exp() * weight).sum().backward()
+            results.append((y.detach(), x.grad))
+        (y, grad), (expected, expected_grad) = results
+        assert torch.allclose(y, expected, atol=1e-5)
+        assert torch.allclose(grad, expected_grad, atol=1e-5)
+
+
+def test_values_of_parents_by_the_numbers_of_parents(tree: Tree) -> None:
+    value_TN = torch.randn(3, tree.num_nodes, requires_grad=True)
+    for level in range(1, tree.num_levels):
+        above, here = tree.level_slices[level - 1], tree.level_slices[level]
+        found = from_parents(value_TN[:, above], tree, level)
+        expected = value_TN[:, list(tree.parent_N[here])]
+        assert torch.equal(found, expected)
+        weight = torch.randn_like(found)
+        grads = [torch.autograd.grad((y * weight).sum(), value_TN)[0] for y in (found, expected)]
+        assert torch.allclose(*grads, atol=1e-6)
