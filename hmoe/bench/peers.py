@@ -1,8 +1,9 @@
 """Layers of others, as entries beside ours; all optional (`pip install 'hmoe[bench]'`).
 
-Routers start as ours do, near even load, so that a capacity drops no more than it must. Layers with
-a capacity count it by sequence, and their masks of tokens by slots grow with the square of its
-length, so that the length that they are given matters to them, and to them alone.
+Layers are taken as they come, with their own start; blocks that leave their start to the model
+around them start as ours do, near even load. Layers with a capacity count it by sequence, and their
+masks of tokens by slots grow with the square of its length, so that the length that they are given
+matters to them, and to them alone.
 
 Letters: T tokens, B sequences of S tokens, D width, E experts, K experts per token.
 """
@@ -86,7 +87,7 @@ def mixtral(point: Point) -> nn.Module:
         num_experts_per_tok=point.k,
         experts_implementation="grouped_mm",
     )
-    return Sequences(MixtralSparseMoeBlock(config), point)
+    return Sequences(_started(MixtralSparseMoeBlock(config), point), point)
 
 
 def qwen3(point: Point) -> nn.Module:
@@ -104,7 +105,7 @@ def qwen3(point: Point) -> nn.Module:
         norm_topk_prob=point.k > 1,
         experts_implementation="grouped_mm",
     )
-    return Sequences(Qwen3MoeSparseMoeBlock(config), point)
+    return Sequences(_started(Qwen3MoeSparseMoeBlock(config), point), point)
 
 
 def deepseek_v3(point: Point) -> nn.Module:
@@ -127,7 +128,16 @@ def deepseek_v3(point: Point) -> nn.Module:
         routed_scaling_factor=1.0,
         experts_implementation="grouped_mm",
     )
-    return Routed(DeepseekV3MoE(config))
+    return _started(Routed(DeepseekV3MoE(config)), point)
+
+
+@torch.no_grad()
+def _started(block: nn.Module, point: Point) -> nn.Module:
+    """A block whose parameters are empty until the model around it fills them."""
+    for name, parameter in block.named_parameters():
+        if parameter.ndim > 1:
+            parameter.normal_(std=0.02 if name.startswith("gate.") else point.dim**-0.5)
+    return block
 
 
 def lucidrains(point: Point) -> nn.Module:
@@ -209,7 +219,6 @@ def peer_entries(point: Point) -> tuple[list[Entry], dict[str, str]]:
         except LeftOutError as reason:
             absent[peer.name] = str(reason)
             continue
-        _start_like_ours(layer, point.dim)
         entries.append(entry(point, peer.name, peer.kind, "peer", layer, twin=peer.twin))
     return entries, absent
 
@@ -223,14 +232,6 @@ def peer_versions() -> dict[str, str | None]:
         except PackageNotFoundError:
             found[package] = None
     return found
-
-
-@torch.no_grad()
-def _start_like_ours(layer: nn.Module, dim: int) -> None:
-    for name, parameter in layer.named_parameters():
-        if parameter.ndim > 1:
-            is_router = name.startswith(("gate.", "block.gate"))
-            parameter.normal_(std=0.02 if is_router else dim**-0.5)
 
 
 Factory = Callable[..., nn.Module]
