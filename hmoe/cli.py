@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hmoe.config import CONF, compose, digest, parse, read_system
+from hmoe.config import CONF, compose, digest, plain_values, read_system
 from hmoe.errors import ConfigError, HmoeError
 
 INTERRUPTED = 130
@@ -154,7 +154,7 @@ def status(overrides: Sequence[str]) -> int:
 
 def report(overrides: Sequence[str]) -> int:
     """Write the report of a study from MLflow again."""
-    options = _options(overrides, {"sweep": None, "name": None, "runs": "runs"})
+    options = plain_values(overrides, {"sweep": None, "name": None, "runs": "runs"})
     name = options["name"] or options["sweep"]
     if name is None:
         raise ConfigError("sweep= is missing: name the study, such as sweep=hierarchy.")
@@ -163,7 +163,7 @@ def report(overrides: Sequence[str]) -> int:
 
 def ui(overrides: Sequence[str]) -> int:
     """Open MLflow on this machine."""
-    options = _options(overrides, {"runs": "runs", "port": 5000})
+    options = plain_values(overrides, {"runs": "runs", "port": 5000})
     if not isinstance(options["port"], int):
         raise ConfigError(f"port = {options['port']}: expected a whole number.")
     from hmoe.tracking import serve
@@ -186,7 +186,7 @@ def bench(overrides: Sequence[str]) -> int:
     if not suites:
         raise ConfigError(f"name one suite or more: {', '.join(SUITES)}.")
     own = [o for o in overrides if o.split("=")[0] in ("rounds", "out")]
-    options = _options(own, {"rounds": 5, "out": "reports/bench"})
+    options = plain_values(own, {"rounds": 5, "out": "reports/bench"})
     if not isinstance(options["rounds"], int) or options["rounds"] < 1:
         raise ConfigError(f"rounds = {options['rounds']}: expected a whole number of at least 1.")
     rest = [o for o in overrides if o not in own and o not in suites]
@@ -269,22 +269,6 @@ def _report(runs: Path, name: str) -> int:
     print(f"report: {page}")
     print("runs:   make ui, then http://127.0.0.1:5000")
     return 0
-
-
-def _options(overrides: Sequence[str], defaults: dict[str, Any]) -> dict[str, Any]:
-    """Values of commands that compose no configuration."""
-    from hmoe.errors import nearest
-
-    options = dict(defaults)
-    for override in overrides:
-        parsed = parse(override)
-        if parsed.key_or_group not in defaults:
-            raise ConfigError(
-                f"{override}: '{parsed.key_or_group}' is not an option here; there are "
-                f"{', '.join(defaults)}.{nearest(parsed.key_or_group, defaults)}"
-            )
-        options[parsed.key_or_group] = parsed.value()
-    return options
 
 
 def _print_result(result: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 import hmoe
 from hmoe.bench.measure import in_turns, save, table
+from hmoe.bench.plot import plot_lines
 from hmoe.errors import ConfigError
 from hmoe.layer import Tree
 from hmoe.layer.beam import beam_widths, check_k
@@ -46,7 +47,7 @@ _SHAPES: dict[str, Any] = {
 
 
 def bench_large_trees(*, rounds: int, out: Path, overrides: Sequence[str], command: str) -> Path:
-    """Measure all three, print a table of each, write `large_trees.json` into `out`.
+    """Measure all three, print a table of each, write `large_trees.json` and `.svg` into `out`.
 
     Args:
         rounds: seeds of the recall, and turns of the timing.
@@ -73,6 +74,7 @@ def bench_large_trees(*, rounds: int, out: Path, overrides: Sequence[str], comma
     times = [row for spec in ([16] * 3, [16] * 4) for row in search_seconds(spec, rounds)]
     columns = ("experts", "search", "seconds", "over_flat")
     console.print(table("who works on 4,096 tokens, forward", times, columns))
+    _plot_seconds(times, out / "large_trees.svg")
     record = {"memory": memory, "recall": found, "seconds": times}
     return save(record, suite="large_trees", out=out, command=command)
 
@@ -181,6 +183,15 @@ def search_seconds(spec: Sequence[int], rounds: int) -> list[dict[str, Any]]:
         }
         for name, timing in times.items()
     ]
+
+
+def _plot_seconds(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Seconds of every search over the number of experts."""
+    series: dict[str, dict[float, list[float]]] = {}
+    for row in rows:
+        series.setdefault(row["search"], {})[row["experts"]] = row["all_seconds"]
+    labels = {"x_label": "experts", "y_label": "seconds"}
+    plot_lines(series, path, title="Who works on 4,096 tokens, forward", **labels)
 
 
 def _random_gate(

@@ -69,6 +69,59 @@ def in_turns(
     return timings
 
 
+@dataclass(frozen=True)
+class Aim:
+    """A number that a suite is to reach.
+
+    Attributes:
+        name: what is measured, and where.
+        measured: a median; None where it could not be measured.
+        bound: the aim itself.
+        sense: on which side of the bound it is reached.
+        unmeasured: why there is no number.
+    """
+
+    name: str
+    measured: float | None
+    bound: float
+    sense: Literal["at most", "at least"]
+    unmeasured: str = ""
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether it is reached; None where nothing was measured."""
+        if self.measured is None:
+            return None
+        return (
+            self.measured <= self.bound if self.sense == "at most" else self.measured >= self.bound
+        )
+
+    def row(self) -> dict[str, Any]:
+        """A row of the table of aims, and of its record."""
+        reached = "not measured" if self.reached is None else self.reached
+        return {
+            "name": self.name,
+            "measured": self.unmeasured if self.measured is None else self.measured,
+            "aim": f"{self.sense} {self.bound:g}",
+            "reached": reached,
+        }
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median and extremes."""
+    return {
+        "median": statistics.median(values),
+        "lowest": min(values),
+        "highest": max(values),
+    }
+
+
+def wide_console() -> Console:
+    """Standard output; wide enough for a table where it is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=140)
+
+
 def table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table:
     """Rows as a table for the terminal; a column is named by its key."""
     result = Table(title=title)
@@ -76,9 +129,27 @@ def table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str])
         justify: Literal["left", "right"] = "left" if isinstance(rows[0][column], str) else "right"
         result.add_column(column.replace("_", " "), justify=justify, overflow="fold")
     for row in rows:
-        cells = [row[column] for column in columns]
-        result.add_row(*(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells))
+        result.add_row(*(_cell(row[column]) for column in columns))
     return result
+
+
+def markdown(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """The same table for a Markdown page, its title above."""
+    sides = [("--" if isinstance(rows[0][column], str) else "--:") for column in columns]
+    heads = [column.replace("_", " ") for column in columns]
+    lines = [heads, sides, *([_cell(row[column]) for column in columns] for row in rows)]
+    return f"**{title}**\n\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _cell(value: Any) -> str:
+    """A number, a spread, a yes or no, a text, or a dash for what there is not."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return f"{value['median']:.3f} ({value['lowest']:.2f} to {value['highest']:.2f})"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def save(record: Mapping[str, Any], *, suite: str, out: Path, command: str) -> Path:

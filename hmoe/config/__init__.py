@@ -23,6 +23,7 @@ from hmoe.config.overrides import (
     keys,
     options,
     parse,
+    plain_values,
     that_are_read,
 )
 from hmoe.config.signatures import RunName, check, explain
@@ -47,6 +48,7 @@ __all__ = [
     "locate",
     "options",
     "parse",
+    "plain_values",
     "read_system",
     "that_are_read",
     "to_yaml",

@@ -1,7 +1,7 @@
 """Overrides to a config: Hydra composes groups, hmoe puts in values and refuses all else."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,24 @@ def options(group: str, conf_dir: Path = CONF) -> list[str]:
             f"{group}: no such group.{nearest(group, groups)} Groups: {', '.join(groups)}."
         )
     return sorted(file.stem for file in (conf_dir / group).glob("*.yaml"))
+
+
+def plain_values(overrides: Sequence[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of commands that compose no configuration; the later of two of one key wins.
+
+    Raises:
+        ConfigError: a key that is not among the defaults.
+    """
+    found = dict(defaults)
+    for override in overrides:
+        parsed = parse(override)
+        if parsed.key_or_group not in defaults:
+            raise ConfigError(
+                f"{override}: '{parsed.key_or_group}' is not an option here; there are "
+                f"{', '.join(defaults)}.{nearest(parsed.key_or_group, defaults)}"
+            )
+        found[parsed.key_or_group] = parsed.value()
+    return found
 
 
 def expand(overrides: Sequence[str], *, conf_dir: Path = CONF) -> list[str]:

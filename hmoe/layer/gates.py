@@ -32,6 +32,7 @@ from hmoe.layer.tree_ops import (
     path_sum,
     sibling_log_softmax,
     sibling_shares,
+    sibling_softmax,
     softmax,
 )
 
@@ -183,6 +184,8 @@ class TopDown(Gate):
         return self.read(logits_TN, logits_TN, self._by_node(noise_L).expand_as(logits_TN))
 
     def _factors(self, logits_TN: Tensor) -> Tensor:
+        if set(self.link_L) == {"softmax"}:
+            return sibling_softmax(logits_TN, self.tree)
         return among_siblings([_LINKS[link] for link in self.link_L], logits_TN, self.tree)
 
     def _at_nodes(self, value_TM: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Grouped: the networks of all experts in grouped products, with derivatives written by hand.
 
 What autograd would do too, but with fewer arrays of R x F, the largest there are: the derivative of
-the activation is written over the gradient that came in.
+the activation is written over the gradient that came in, and what was kept goes when it was used.
 
 Letters: R rows in expert order, D width, F hidden width, E experts.
 """
@@ -72,12 +72,14 @@ class GroupedMlp(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_RD: Tensor) -> tuple[Tensor | None, ...]:
-        x_RD, raw_RF, hidden_RF, ends_E, w_in, w_out = ctx.saved_tensors
+        x_RD, raw_RF, hidden_RF, ends_E, w_in, w_out = _kept(ctx)
         wants_x, _, _, wants_in, wants_out = ctx.needs_input_grad
         grad_RD = grad_RD.contiguous()  # a product refuses an expanded one, such as that of sum()
         grad_out = _weight_grad(hidden_RF, grad_RD, ends_E, wants_out)
+        del hidden_RF
         grad_RF = _product(grad_RD, w_out.mT, ends_E)
         grad_RF = ACTIVATIONS[ctx.activation].backward_(grad_RF, raw_RF)
+        del raw_RF
         grad_in = _weight_grad(x_RD, grad_RF, ends_E, wants_in)
         grad_x_RD = _product(grad_RF, w_in.mT, ends_E) if wants_x else None
         return grad_x_RD, None, None, grad_in, grad_out
@@ -99,13 +101,15 @@ class GroupedSwiGlu(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_RD: Tensor) -> tuple[Tensor | None, ...]:
-        x_RD, raw_RF, up_RF, hidden_RF, ends_E, w_gate, w_up, w_out = ctx.saved_tensors
+        x_RD, raw_RF, up_RF, hidden_RF, ends_E, w_gate, w_up, w_out = _kept(ctx)
         wants_x, _, wants_gate, wants_up, wants_out = ctx.needs_input_grad
         grad_RD = grad_RD.contiguous()
         grad_out = _weight_grad(hidden_RF, grad_RD, ends_E, wants_out)
+        del hidden_RF
         grad_RF = _product(grad_RD, w_out.mT, ends_E)
         grad_up_RF = F.silu(raw_RF).mul_(grad_RF)
         grad_raw_RF = ACTIVATIONS["silu"].backward_(grad_RF.mul_(up_RF), raw_RF)
+        del up_RF, raw_RF
         grad_gate = _weight_grad(x_RD, grad_raw_RF, ends_E, wants_gate)
         grad_up = _weight_grad(x_RD, grad_up_RF, ends_E, wants_up)
         grad_x_RD = None
@@ -118,3 +122,11 @@ class GroupedSwiGlu(torch.autograd.Function):
 def _weight_grad(x_R: Tensor, grad_R: Tensor, ends_E: Tensor, wanted: bool) -> Tensor | None:
     """Gradient of stacked weights (E, in, out) from their inputs and the gradient of outputs."""
     return _product(x_R.mT, grad_R, ends_E) if wanted else None
+
+
+def _kept(ctx: Any) -> list[Tensor]:
+    """What the forward saved; a name that is deleted frees it, unless the graph is retained."""
+    kept = list(ctx.saved_tensors)
+    if not torch.compiler.is_compiling():
+        ctx.maybe_clear_saved_tensors()
+    return kept

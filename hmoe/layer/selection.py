@@ -33,7 +33,7 @@ from hmoe.layer.checks import check_count, check_names, per_level
 from hmoe.layer.routing import Routing
 from hmoe.layer.scores import Choice, Scores, Unscored
 from hmoe.layer.tree import ROOT, Tree
-from hmoe.layer.tree_ops import at_experts, from_parents, joined, path_sum, softmax
+from hmoe.layer.tree_ops import at_experts, joined, path_sum, softmax, with_parents
 
 Selection = Callable[[Scores, Choice], Routing]
 Weights = Literal["probs", "renormalized", "softmax", "even"]
@@ -180,8 +180,8 @@ def descend(
             masks.append(mask.flatten(-2))
         weight_Tn, chosen_Tn = joined(kept), joined(masks)
         if level:
-            weight_Tn = from_parents(levels[-1], tree, level) * weight_Tn
-            chosen_Tn = from_parents(chosen_levels[-1], tree, level) & chosen_Tn
+            weight_Tn = with_parents(torch.mul, levels[-1], weight_Tn, tree, level)
+            chosen_Tn = with_parents(torch.logical_and, chosen_levels[-1], chosen_Tn, tree, level)
         levels.append(weight_Tn)
         chosen_levels.append(chosen_Tn)
     weight_TE = at_experts(joined(levels), tree)

@@ -6,11 +6,12 @@ axis is the last one; axes before it are free.
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from hmoe.layer.tree import Tree
+from hmoe.layer.tree import Block, Tree
 
 
 def among_siblings(
@@ -18,11 +19,18 @@ def among_siblings(
 ) -> Tensor:
     """Apply a rule, one a level, to the children of every parent: (T, G, b) -> (T, G, b) each."""
     parts = [
-        rule(value_TN[..., b.start : b.stop].unflatten(-1, (b.num_groups, b.size))).flatten(-2)
+        rule(_children(value_TN, block)).flatten(-2)
         for rule, level in zip(rules, tree.blocks, strict=True)
-        for b in level
+        for block in level
     ]
     return joined(parts)
+
+
+def _children(value_TN: Tensor, block: Block) -> Tensor:
+    """Values of the children of every parent of a block: (T, N) -> (T, G, b)."""
+    here_Tn = value_TN[..., block.start : block.stop]
+    children_TGb: Tensor = here_Tn.unflatten(-1, (block.num_groups, block.size))
+    return children_TGb
 
 
 def softmax(logits_Tb: Tensor) -> Tensor:
@@ -35,19 +43,46 @@ def log_softmax(logits_Tb: Tensor) -> Tensor:
     return _along_last(torch.log_softmax, logits_Tb)
 
 
-def _along_last(rule: Callable[[Tensor, int], Tensor], logits_Tb: Tensor) -> Tensor:
+def _along_last(rule: Callable[..., Tensor], *values_Tb: Tensor) -> Tensor:
+    """Apply rule(*values, axis) to the last axis, or to what was that and is a leading one."""
     # On a CPU a softmax over fewer numbers than a vector register holds takes them one by one. Over
     # a leading axis it takes vectors of the others: 5 to 10 times faster, copies included, if there
     # are many.
-    size = logits_Tb.shape[-1]
-    if size >= 16 or logits_Tb.numel() < 2048 * size or logits_Tb.device.type != "cpu":
-        return rule(logits_Tb, -1)
-    return rule(logits_Tb.movedim(-1, 0).contiguous(), 0).movedim(0, -1)
+    first, size = values_Tb[0], values_Tb[0].shape[-1]
+    if size >= 16 or first.numel() < 2048 * size or first.device.type != "cpu":
+        return rule(*values_Tb, -1)
+    return rule(*(value.movedim(-1, 0).contiguous() for value in values_Tb), 0).movedim(0, -1)
 
 
 def sibling_softmax(logits_TN: Tensor, tree: Tree) -> Tensor:
     """P(node | parent): softmax among the children of every parent. (T, N) -> (T, N)."""
-    return among_siblings([softmax] * tree.num_levels, logits_TN, tree)
+    return _SiblingSoftmax.apply(logits_TN, tree)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _SiblingSoftmax(torch.autograd.Function):
+    """Keeps one (T, N), its result; autograd would keep the parts that this is joined from too."""
+
+    @staticmethod
+    def forward(ctx: Any, logits_TN: Tensor, tree: Tree) -> Tensor:
+        probs_TN = among_siblings([softmax] * tree.num_levels, logits_TN, tree)
+        ctx.tree = tree
+        ctx.save_for_backward(probs_TN)
+        return probs_TN
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_TN: Tensor) -> tuple[Tensor, None]:
+        (probs_TN,) = ctx.saved_tensors
+
+        def rule(grad_Tb: Tensor, probs_Tb: Tensor, axis: int) -> Tensor:
+            return torch._softmax_backward_data(grad_Tb, probs_Tb, axis, probs_Tb.dtype)
+
+        parts = [
+            _along_last(rule, *(_children(value_TN, block) for value_TN in (grad_TN, probs_TN)))
+            for level in ctx.tree.blocks
+            for block in level
+        ]
+        return joined([part.flatten(-2) for part in parts]), None
 
 
 def sibling_log_softmax(logits_TN: Tensor, tree: Tree) -> Tensor:
@@ -77,21 +112,35 @@ def path_sum(logits_TN: Tensor, tree: Tree) -> Tensor:
 def _along_paths(join: Callable[[Tensor, Tensor], Tensor], value_TN: Tensor, tree: Tree) -> Tensor:
     levels = [value_TN[..., tree.level_slices[0]]]
     for level in range(1, tree.num_levels):
-        above = from_parents(levels[-1], tree, level)
-        levels.append(join(above, value_TN[..., tree.level_slices[level]]))
+        here = value_TN[..., tree.level_slices[level]]
+        levels.append(with_parents(join, levels[-1], here, tree, level))
     return joined(levels)
 
 
-def from_parents(value_Tp: Tensor, tree: Tree, level: int) -> Tensor:
-    """Give the nodes of a level their parents' values: (T, nodes above) -> (T, nodes here)."""
+def with_parents(
+    join: Callable[[Tensor, Tensor], Tensor],
+    above_Tp: Tensor,
+    here_Tn: Tensor,
+    tree: Tree,
+    level: int,
+) -> Tensor:
+    """Join the values of a level's nodes with those of their parents.
+
+    Args:
+        join: called as join(parents' values, nodes' values).
+        above_Tp: values of all nodes of the level above.
+        here_Tn: values of the nodes of the level.
+    """
     block, *others = tree.blocks[level]
-    if not others and block.num_groups == value_Tp.shape[-1]:
-        # All nodes above are units of one size. A view, whose gradient is a sum, not a scatter.
-        return value_Tp.unsqueeze(-1).expand(*value_Tp.shape, block.size).flatten(-2)
+    if not others and block.num_groups == above_Tp.shape[-1]:
+        # All nodes above are units of one size: nothing has to be looked up.
+        shape = (block.num_groups, block.size)
+        return join(above_Tp.unsqueeze(-1), here_Tn.unflatten(-1, shape)).flatten(-2)
     # Parents are counted from the start of the level above.
-    parent_N = tree.index("parent_N", value_Tp.device)
+    parent_N = tree.index("parent_N", above_Tp.device)
     start = tree.level_slices[level - 1].start
-    return value_Tp.index_select(-1, parent_N[tree.level_slices[level]] - start)
+    parent_n = parent_N[tree.level_slices[level]] - start
+    return join(above_Tp.index_select(-1, parent_n), here_Tn)
 
 
 def at_experts(value_TN: Tensor, tree: Tree) -> Tensor:

@@ -7,13 +7,13 @@ from hmoe.layer import Tree
 from hmoe.layer.tree_ops import (
     at_experts,
     at_parents,
-    from_parents,
     log_softmax,
     path_product,
     pool_logsumexp,
     sibling_softmax,
     softmax,
     sum_below,
+    with_parents,
 )
 
 
@@ -110,9 +110,23 @@ def test_values_of_parents_by_the_numbers_of_parents(tree: Tree) -> None:
     value_TN = torch.randn(3, tree.num_nodes, requires_grad=True)
     for level in range(1, tree.num_levels):
         above, here = tree.level_slices[level - 1], tree.level_slices[level]
-        found = from_parents(value_TN[:, above], tree, level)
-        expected = value_TN[:, list(tree.parent_N[here])]
+        found = with_parents(torch.mul, value_TN[:, above], value_TN[:, here], tree, level)
+        expected = value_TN[:, list(tree.parent_N[here])] * value_TN[:, here]
         assert torch.equal(found, expected)
         weight = torch.randn_like(found)
         grads = [torch.autograd.grad((y * weight).sum(), value_TN)[0] for y in (found, expected)]
         assert torch.allclose(*grads, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [3, 3000])
+def test_the_derivative_of_a_softmax_among_siblings_is_the_numeric_one(
+    tree: Tree, rows: int
+) -> None:
+    logits = torch.randn(3, tree.num_nodes, dtype=torch.float64)
+    # Rows beyond the third fill up what is laid out another way; they are not asked.
+    rest = torch.randn(rows - 3, tree.num_nodes, dtype=torch.float64)
+
+    def first(logits: torch.Tensor) -> torch.Tensor:
+        return sibling_softmax(torch.cat([logits, rest]), tree)[:3]
+
+    assert torch.autograd.gradcheck(first, logits.requires_grad_())
