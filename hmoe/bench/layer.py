@@ -22,7 +22,7 @@ from hmoe.bench.layer_rows import (
     peer_rows,
     record,
 )
-from hmoe.bench.measure import in_turns, markdown, save, spread, table, wide_console
+from hmoe.bench.measure import AIM_COLUMNS, in_turns, markdown, save, spread, table, wide_console
 from hmoe.bench.memory import peak_beyond
 from hmoe.bench.peers import Factory, added_entry, load_factory, peer_entries, peer_versions
 from hmoe.bench.plot import Mark, Panel, plot_panels
@@ -30,7 +30,6 @@ from hmoe.bench.work import check_countable, work_of
 from hmoe.config import explain, plain_values
 from hmoe.errors import ConfigError
 
-AIM_COLUMNS = ("name", "measured", "aim", "reached")
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "cpu": {
         **{"experts": [8, 16, 64, 256], "k": [1, 2], "tokens": 4096, "dim": 256},

@@ -22,6 +22,7 @@ from rich.table import Table
 from hmoe.training import provenance
 
 Clock = Literal["wall", "cpu"]
+AIM_COLUMNS = ("name", "measured", "aim", "reached")
 
 
 @dataclass(frozen=True)

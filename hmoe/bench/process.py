@@ -7,7 +7,6 @@ process that keeps its freed memory (`hmoe.training.keep_memory`) against one th
 import json
 import multiprocessing
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 import hmoe
-from hmoe.bench.measure import in_turns, save, table
+from hmoe.bench.measure import AIM_COLUMNS, Aim, in_turns, save, spread, table, wide_console
 from hmoe.config import compose
 from hmoe.errors import ConfigError
 from hmoe.training import assemble, keep_memory
@@ -47,21 +45,26 @@ def bench_process(*, rounds: int, out: Path, overrides: Sequence[str], command: 
     """
     if overrides:
         raise ConfigError(f"{overrides[0]}: process has no options but rounds and out.")
-    started = [_row("help", [help_seconds() for _ in range(rounds)])]
+    runs: dict[str, Callable[[], float]] = {"help": help_seconds}
     for name, choices in _RUNS.items():
-        seconds = [first_step_seconds(choices) for _ in range(rounds)]
-        started.append(_row(f"first step of {name}", seconds))
-    console = Console()
-    console.print(table("seconds from the command", started, ("what", "seconds", "most")))
+        runs[f"first step of {name}"] = partial(first_step_seconds, choices)
+    started = [
+        {"what": what, "seconds": spread([run() for _ in range(rounds)])}
+        for what, run in runs.items()
+    ]
+    bounds = (0.5, *(8.0 for _ in _RUNS))
+    aims = [
+        Aim(f"seconds to the {row['what']}", row["seconds"]["median"], bound, "at most").row()
+        for row, bound in zip(started, bounds, strict=True)
+    ]
     kept = [kept_against_freed(case, rounds) for case in _TURN_STEPS]
-    columns = ("case", "step_ratio", "lowest", "highest", "kept_mib", "freed_mib")
-    console.print(table("a step with memory kept / freed, and peak memory", kept, columns))
-    return save({"started": started, "kept": kept}, suite="process", out=out, command=command)
-
-
-def _row(what: str, seconds: Sequence[float]) -> dict[str, Any]:
-    middle = statistics.median(seconds)
-    return {"what": what, "seconds": middle, "most": max(seconds), "all_seconds": list(seconds)}
+    console = wide_console()
+    console.print(table("seconds from the command", started, ("what", "seconds")))
+    console.print(table("aims", aims, AIM_COLUMNS))
+    title = "a step with memory kept / freed, and peak memory"
+    console.print(table(title, kept, ("case", "step_ratio", "kept_mib", "freed_mib")))
+    record = {"started": started, "aims": aims, "kept": kept}
+    return save(record, suite="process", out=out, command=command)
 
 
 def help_seconds() -> float:
@@ -107,9 +110,7 @@ def kept_against_freed(case: str, rounds: int) -> dict[str, Any]:
     ratios = times["kept"].over(times["freed"], "wall")
     return {
         "case": case,
-        "step_ratio": statistics.median(ratios),
-        "lowest": min(ratios),
-        "highest": max(ratios),
+        "step_ratio": spread(ratios),
         "kept_mib": peaks["kept"],
         "freed_mib": peaks["freed"],
         "ratios": ratios,

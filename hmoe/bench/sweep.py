@@ -1,7 +1,6 @@
 """Trials per hour of two workers against one, on the cores of this machine, in turns."""
 
 import os
-import statistics
 import tempfile
 from collections.abc import Sequence
 from functools import partial
@@ -9,9 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from hmoe.bench.measure import in_turns, save, table
+from hmoe.bench.measure import AIM_COLUMNS, Aim, in_turns, save, spread, table, wide_console
 from hmoe.study import Sweep, load_sweep, plan_arms, run_sweep
 
 _CASES = {
@@ -35,11 +32,19 @@ def bench_sweep(*, rounds: int, out: Path, overrides: Sequence[str], command: st
         for case, choices in _CASES.items()
         for row in compare(case, [*choices, *overrides], rounds)
     ]
-    columns = ("case", "against", "median_ratio", "lowest", "highest", "two_trials_per_hour")
+    aims = [
+        Aim(f"{row['case']}, against {row['against']}", row["ratio"]["median"], 1.7, "at least")
+        for row in rows
+    ]
     cores = os.cpu_count()
+    console = wide_console()
     title = f"trials per hour: two workers, each on half of {cores} cores / one worker"
-    Console().print(table(title, rows, columns))
-    return save({"cases": rows, "cores": cores}, suite="sweep", out=out, command=command)
+    columns = ("case", "against", "ratio", "one_trials_per_hour", "two_trials_per_hour")
+    console.print(table(title, rows, columns))
+    reached = [aim.row() for aim in aims]
+    console.print(table("aims", reached, AIM_COLUMNS))
+    record = {"cases": rows, "aims": reached, "cores": cores}
+    return save(record, suite="sweep", out=out, command=command)
 
 
 def compare(case: str, choices: Sequence[str], rounds: int) -> list[dict[str, Any]]:
@@ -64,9 +69,7 @@ def compare(case: str, choices: Sequence[str], rounds: int) -> list[dict[str, An
         {
             "case": case,
             "against": name,
-            "median_ratio": statistics.median(one.over(two, "wall")),
-            "lowest": min(one.over(two, "wall")),
-            "highest": max(one.over(two, "wall")),
+            "ratio": spread(one.over(two, "wall")),
             "one_trials_per_hour": 3600 * _TRIALS / one.seconds("wall"),
             "two_trials_per_hour": 3600 * _TRIALS / two.seconds("wall"),
             "one_s": one.wall_s,

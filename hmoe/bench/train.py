@@ -12,9 +12,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
-from rich.console import Console
 
-from hmoe.bench.measure import save, table
+from hmoe.bench.measure import AIM_COLUMNS, Aim, save, spread, table, wide_console
 from hmoe.config import compose
 from hmoe.training import assemble, make_trainer, stretches
 
@@ -53,21 +52,20 @@ def bench_train(*, rounds: int, out: Path, overrides: Sequence[str], command: st
         hmoe_s, bare_s = map(list, zip(*pairs, strict=True))
         results.append(Ratio(case, cfg.trainer.max_steps, hmoe_s, bare_s))
     cases = [_row(r) for r in results]
-    columns = ("case", "median_ratio", "lowest", "highest", "hmoe_steps_per_s")
+    aims = [Aim(row["case"], row["ratio"]["median"], 0.95, "at least").row() for row in cases]
+    console = wide_console()
     title = "training steps per second: hmoe / bare torch loop (1 is equal)"
-    Console().print(table(title, cases, columns))
-    return save({"cases": cases}, suite="train", out=out, command=command)
+    console.print(table(title, cases, ("case", "ratio", "hmoe_steps_per_s")))
+    console.print(table("aims", aims, AIM_COLUMNS))
+    return save({"cases": cases, "aims": aims}, suite="train", out=out, command=command)
 
 
 def _row(r: Ratio) -> dict[str, Any]:
     return {
         "case": r.case,
         "steps": r.steps,
-        "median_ratio": statistics.median(r.ratios),
-        "lowest": min(r.ratios),
-        "highest": max(r.ratios),
+        "ratio": spread(r.ratios),
         "hmoe_steps_per_s": r.steps / statistics.median(r.hmoe_s),
-        "ratios": r.ratios,
         "hmoe_s": r.hmoe_s,
         "bare_s": r.bare_s,
     }

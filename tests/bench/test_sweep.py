@@ -30,5 +30,5 @@ def test_the_ratios_are_of_seconds(tmp_path) -> None:
     assert len(rows) == 4
     for row in rows:
         (one,), (two,) = row["one_s"], row["two_s"]
-        assert row["median_ratio"] == one / two > 0
+        assert row["ratio"]["median"] == one / two > 0
         assert row["two_trials_per_hour"] == 3600 * 4 / two
