@@ -12,7 +12,7 @@ from hmoe.bench.measure import AIM_COLUMNS, Aim, in_turns, save, spread, table, 
 from hmoe.study import Sweep, load_sweep, plan_arms, run_sweep
 
 _CASES = {
-    "digits, residual MLP": ("data=digits", "model=mlp", "trainer.max_steps=250"),
+    "digits, residual MLP": ("data=digits", "model=mlp"),
     "stdlib, transformer": (
         *("data=stdlib", "data.eval_bytes=16384", "model=transformer", "trainer.max_steps=8"),
     ),

@@ -32,6 +32,7 @@ from hmoe.training import (
     changed_settings,
     held,
     provenance,
+    spared_collection,
     start_server,
     write_failure,
 )
@@ -144,7 +145,8 @@ def run_sweep(
         try:
             search = Search(sweep, arms, runs)
             search.recover()
-            _Loop(sweep, arms, runs, search, store, parent, show).run(stop)
+            with spared_collection():
+                _Loop(sweep, arms, runs, search, store, parent, show).run(stop)
             if stop:
                 raise SweepInterruptedError(f"stopped; go on with: {command}")
             state = "complete"

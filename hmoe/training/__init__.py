@@ -5,7 +5,7 @@ from hmoe.training.em import fit
 from hmoe.training.folder import changed_settings, held
 from hmoe.training.learner import Learner, stretches
 from hmoe.training.options import AdamW, TrainerOptions
-from hmoe.training.process import keep_memory
+from hmoe.training.process import keep_memory, spared_collection
 from hmoe.training.progress import EpochBar
 from hmoe.training.tasks import competitive, own
 from hmoe.training.train import Parts, assemble, make_trainer, provenance, train, validation_metrics
@@ -26,6 +26,7 @@ __all__ = [
     "make_trainer",
     "own",
     "provenance",
+    "spared_collection",
     "start_server",
     "stretches",
     "train",

@@ -33,6 +33,7 @@ from hmoe.training.events import EventLog
 from hmoe.training.folder import run_folder
 from hmoe.training.learner import DivergedError, Learner, stretches
 from hmoe.training.options import AdamW, TrainerOptions
+from hmoe.training.process import spared_collection
 from hmoe.training.progress import ProgressBar
 from hmoe.training.tasks import Task, make_task
 
@@ -119,7 +120,7 @@ def train(
     parts.data.setup()
     learner = parts.learner()
     notes = caveats(parts)
-    with run_folder(cfg, run):
+    with run_folder(cfg, run), spared_collection():
         on_start()
         if progress:
             print(*notes, sep="\n", end="\n" if notes else "", file=sys.stderr)

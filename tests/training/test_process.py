@@ -1,5 +1,6 @@
 """Processes that hmoe owns keep memory and share the threads; others are left as they are."""
 
+import gc
 import os
 import platform
 import subprocess
@@ -9,7 +10,7 @@ from multiprocessing import forkserver
 import pytest
 import torch
 
-from hmoe.training import keep_memory, start_server
+from hmoe.training import keep_memory, spared_collection, start_server
 from tests.tiny import train_in
 
 GNU = platform.libc_ver()[0] == "glibc"
@@ -92,3 +93,15 @@ def test_a_run_has_the_threads_it_asks_for(tmp_path):
         assert result["threads"] == torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_old_objects_are_spared_for_as_long_as_the_work_lasts():
+    """Frozen objects are those that no search for garbage looks at."""
+    kept = [[] for _ in range(1000)]
+    before = gc.get_freeze_count()
+    with spared_collection():
+        assert gc.get_freeze_count() >= before + len(kept)
+    assert gc.get_freeze_count() <= before
+    with pytest.raises(KeyError), spared_collection():
+        raise KeyError
+    assert gc.get_freeze_count() <= before
