@@ -2,8 +2,8 @@
 
 A step allocates and frees the same large arrays as the step before. The C library of GNU hands
 every one above some size back to the system, which maps and clears its pages again in the next
-step: with 256 experts 70,000 page faults a step. Kept, a step of that layer takes 0.67 of the time,
-one of 16 experts 0.84; their peaks are 1.2 and 1.0 of the memory. A whole small model gains nothing
+step: with 256 experts 70,000 page faults a step. Kept, a step of that layer takes 0.65 of the time,
+one of 16 experts 0.92, at 1.2 and 1.03 of the peak memory. A whole small model gains nothing
 (reports/bench/train.md).
 """
 
