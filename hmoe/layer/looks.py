@@ -1,16 +1,20 @@
-"""Looks: a token looks into a sibling group and compares its nodes, instead of all nodes of a tree.
+"""Looks: on one level of a tree every token compares the children of its groups in the running.
 
-Pairs of a token and a group are sorted by group, and each group's tokens meet its weights in one
-product. Gathering node weights for every token is the other way; it is ten times slower.
+Which tokens ask for which nodes is a sparse matrix, a line a token. Forward takes the entries of
+x W^T that are asked for, backward multiplies the sparse gradient by W and by x. So nothing is
+sorted by node or copied for a product on the way down; on the way back only entries are sorted.
+Where a level is small beside what is asked of it, one dense product of the level is cheaper.
 
-Letters: T tokens, D width, N nodes, G sibling groups, R pairs of a token and a sibling group, C
-children of all pairs, pair after pair; b children of a group, g and r groups and pairs of a piece.
+Letters: T tokens, D width, N nodes, n nodes of a level, B groups in the running, b room for the
+children of a group (those of the largest of its level), C = B b places of a token, P entries of a
+sparse matrix.
 """
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, NamedTuple
+from functools import cached_property, lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,195 +22,287 @@ from torch import Tensor
 
 from hmoe.layer.tree import Tree
 
-# Nodes whose weights are multiplied at once; bounds what a product holds besides its result.
-_NODES_AT_ONCE = 16384
+# Nodes of a level that are scored densely in the time of one that is asked for. Measured: "where
+# dense scoring ends" in reports/bench/routing.md.
+_DENSE_PER_ASKED = 2.5
 
 
-class Piece(NamedTuple):
-    """Looks into neighbouring sibling groups of one size."""
-
-    rows: slice
-    children: slice
-    nodes: slice
-    size: int
-    groups: slice
-    level: int
+def is_uniform(tree: Tree) -> bool:
+    """Whether all units of a level are of one size, and all experts on the last level."""
+    return all(len(level) == 1 for level in tree.blocks) and not tree.has_shallow_experts
 
 
 @dataclass(frozen=True, eq=False)
-class Looks:
-    """Pairs of a token and a sibling group whose nodes it compares, sorted by group.
+class Look:
+    """Sibling groups of one level that each token looks into, in ascending order.
 
     Attributes:
         tree: the organisation.
-        token_R: int64, token of each pair.
-        group_R: int64, sibling group of each pair, ascending.
+        level: whose nodes are compared.
+        group_TB: int64, the groups.
+        alive_TB: which of them a token does look into; None on uniform trees: into all of them.
     """
 
     tree: Tree
-    token_R: Tensor
-    group_R: Tensor
-
-    @cached_property
-    def size_R(self) -> Tensor:
-        """Children of each pair."""
-        return self._table("size_G").index_select(0, self.group_R)
-
-    @cached_property
-    def offset_R(self) -> Tensor:
-        """Where the children of each pair begin."""
-        return self.size_R.cumsum(0) - self.size_R
-
-    @cached_property
-    def node_C(self) -> Tensor:
-        """Node of every child."""
-        first_R = self._table("start_G").index_select(0, self.group_R)
-        return self.spread(first_R - self.offset_R) + self._arange_C
-
-    @cached_property
-    def place_C(self) -> Tensor:
-        """Place of every child among its siblings."""
-        return self._arange_C - self.spread(self.offset_R)
-
-    @cached_property
-    def ends_G(self) -> Tensor:
-        """int32, where the pairs of each sibling group end."""
-        group_G = torch.arange(1, len(self._table("size_G")) + 1, device=self.group_R.device)
-        return torch.searchsorted(self.group_R, group_G, out_int32=True)
-
-    @cached_property
-    def pieces(self) -> list[Piece]:
-        """The pairs cut where the group size changes, and into pieces of bounded size."""
-        cuts = []
-        first = 0
-        blocks = [(n, block) for n, level in enumerate(self.tree.blocks) for block in level]
-        for level, block in blocks:
-            step = max(1, _NODES_AT_ONCE // block.size)
-            for i in range(0, block.num_groups, step):
-                num_groups = min(step, block.num_groups - i)
-                node = block.start + i * block.size
-                cuts.append((first + i, num_groups, node, block.size, level))
-            first += block.num_groups
-        edges = torch.tensor([group for group, *_ in cuts[1:]], dtype=torch.int64) - 1
-        ends = [*self.ends_G[edges.to(self.ends_G.device)].tolist(), len(self.group_R)]
-        pieces = []
-        row = child = 0
-        for (group, num_groups, node, size, level), end in zip(cuts, ends, strict=True):
-            if end > row:
-                piece = Piece(
-                    rows=slice(row, end),
-                    children=slice(child, child + (end - row) * size),
-                    nodes=slice(node, node + num_groups * size),
-                    size=size,
-                    groups=slice(group, group + num_groups),
-                    level=level,
-                )
-                pieces.append(piece)
-                row, child = end, piece.children.stop
-        return pieces
-
-    def spread(self, value_R: Tensor) -> Tensor:
-        """Give every child the value of its pair. (R,) -> (C,)."""
-        return value_R.repeat_interleave(self.size_R, output_size=self.num_children)
-
-    def softmax(self, logits_C: Tensor) -> Tensor:
-        """P(node | parent) of every child of every pair. (C,) -> (C,)."""
-        return self._among_siblings(lambda group: group.softmax(-1), logits_C)
-
-    def log_softmax(self, logits_C: Tensor) -> Tensor:
-        """log P(node | parent) of every child of every pair. (C,) -> (C,)."""
-        return self._among_siblings(lambda group: group.log_softmax(-1), logits_C)
-
-    def divided(self, logits_C: Tensor, temperature_L: Sequence[float]) -> Tensor:
-        """Raw scores of the children over the temperatures of their levels. (C,) -> (C,)."""
-        parts = [logits_C[p.children] / temperature_L[p.level] for p in self.pieces]
-        return torch.cat([logits_C[:0], *parts])
+    level: int
+    group_TB: Tensor
+    alive_TB: Tensor | None
 
     @property
-    def num_children(self) -> int:
-        """Children of all pairs, counted once for every pair."""
-        return self.pieces[-1].children.stop if self.pieces else 0
-
-    def _among_siblings(self, rule: Callable[[Tensor], Tensor], value_C: Tensor) -> Tensor:
-        parts = [
-            rule(value_C[piece.children].unflatten(0, (-1, piece.size))).flatten()
-            for piece in self.pieces
-        ]
-        return torch.cat([value_C[:0], *parts])  # without any pair there is nothing else to join
+    def nodes(self) -> slice:
+        """The nodes of the level."""
+        return self.tree.level_slices[self.level]
 
     @cached_property
-    def _arange_C(self) -> Tensor:
-        return torch.arange(self.num_children, device=self.group_R.device)
+    def room(self) -> int:
+        """b, places a group is given."""
+        return max(block.size for block in self.tree.blocks[self.level])
+
+    @property
+    def num_places(self) -> int:
+        """C."""
+        return self.group_TB.shape[1] * self.room
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether scoring the whole level is cheaper than what is asked of it."""
+        num_nodes: int = self.nodes.stop - self.nodes.start
+        return num_nodes <= _DENSE_PER_ASKED * self.num_places
+
+    @cached_property
+    def node_TC(self) -> Tensor:
+        """int64, node of each place; some node of the level where a group has fewer children."""
+        place_b = torch.arange(self.room, device=self.group_TB.device)
+        if self.level == 0:
+            return place_b.expand(len(self.group_TB), -1)
+        node_TC = (self._table("start_G")[self.group_TB].unsqueeze(-1) + place_b).flatten(1)
+        if self.alive_TB is None:
+            return node_TC
+        return node_TC.clamp(self.nodes.start, self.nodes.stop - 1)
+
+    @cached_property
+    def is_child_TC(self) -> Tensor | None:
+        """Which places have a child of their group; None: all."""
+        if self.alive_TB is None:
+            return None
+        place_b = torch.arange(self.room, device=self.group_TB.device)
+        return (place_b < self._table("size_G")[self.group_TB].unsqueeze(-1)).flatten(1)
+
+    @cached_property
+    def asked_TC(self) -> Tensor | None:
+        """Which places have a node that the token looks at; None: all."""
+        if self.alive_TB is None or self.is_child_TC is None:
+            return None
+        return self.is_child_TC & self.alive_TB.repeat_interleave(self.room, 1)
+
+    def node_at(self, place: Tensor) -> Tensor:
+        """Nodes of some places of each token. (T, K) -> (T, K)."""
+        if self.alive_TB is not None:
+            return self.node_TC.gather(1, place)
+        group = self.group_TB.gather(1, place // self.room)
+        return self._table("start_G")[group] + place % self.room
+
+    def num_asked(self) -> int:
+        """Nodes that tokens look at, over all tokens."""
+        if self.asked_TC is None:
+            return len(self.group_TB) * self.num_places
+        return int(self.asked_TC.sum())
+
+    def num_compared(self) -> int:
+        """Nodes that tokens are compared with, over all tokens."""
+        num_nodes = self.nodes.stop - self.nodes.start
+        return len(self.group_TB) * num_nodes if self.is_whole else self.num_asked()
 
     def _table(self, name: str) -> Tensor:
-        return self.tree.index(name, self.group_R.device)
+        return self.tree.index(name, self.group_TB.device)
 
 
-# Scores of the children of every pair: (C,) float32, differentiable.
-Scorer = Callable[[Looks], Tensor]
+@dataclass(frozen=True, eq=False)
+class LinearScorer:
+    """A gate with own weights at every node, asked for a few: (x w + b) / temperature, float32."""
+
+    tree: Tree
+    x_TD: Tensor
+    weight_ND: Tensor
+    bias_N: Tensor
+    temperature_L: Sequence[float]
+
+    @property
+    def num_tokens(self) -> int:
+        return self.x_TD.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        return self.x_TD.device
+
+    @torch.no_grad()
+    def look(self, look: Look) -> Tensor:
+        """Raw scores of all places, (T, C), without gradient.
+
+        A group has minus infinity beyond its children. What a group has that no token looks into is
+        finite and means nothing.
+        """
+        compare = _compare_level if look.is_whole else _compare_asked
+        weight_nD, bias_n = self.weight_ND[look.nodes], self.bias_N[look.nodes]
+        with torch.autocast(self.x_TD.device.type, enabled=False):
+            logits_TC = compare(self.x_TD, weight_nD, bias_n, look)
+        if self.temperature_L[look.level] != 1:
+            logits_TC = logits_TC / self.temperature_L[look.level]
+        if look.is_child_TC is None:
+            return logits_TC
+        return logits_TC.masked_fill(~look.is_child_TC, float("-inf"))
+
+    def recall(self, looks: Sequence[Look], logits: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The scores that `look` gave, differentiable. To be asked once, of all looks together."""
+        recalled: Sequence[Tensor] = _Recalled.apply(  # type: ignore[no-untyped-call]
+            self.x_TD, self.weight_ND, self.bias_N, self.temperature_L, looks, *logits
+        )
+        return recalled
 
 
-def linear_scorer(x_TD: Tensor, weight_ND: Tensor, bias_N: Tensor) -> Scorer:
-    """Scores x w + b of a gate with own weights at every node. All float32; D a multiple of 4."""
+@dataclass(frozen=True, eq=False)
+class TiedScorer:
+    """A gate whose groups on one level are scored alike: raw scores (T, b) of each level."""
 
-    def score(looks: Looks) -> Tensor:
-        product_C: Tensor = _GroupProducts.apply(x_TD, weight_ND, looks)  # type: ignore[no-untyped-call]
-        return product_C + bias_N.index_select(0, looks.node_C)
+    tree: Tree
+    logits_by_level: Sequence[Tensor]
 
-    return score
+    @property
+    def num_tokens(self) -> int:
+        return self.logits_by_level[0].shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        return self.logits_by_level[0].device
+
+    def look(self, look: Look) -> Tensor:
+        """As of `LinearScorer`."""
+        return self.recall([look], [])[0].detach()
+
+    def recall(self, looks: Sequence[Look], logits: Sequence[Tensor]) -> Sequence[Tensor]:
+        """As of `LinearScorer`."""
+        return [self.logits_by_level[k.level].repeat(1, k.group_TB.shape[1]) for k in looks]
 
 
-def tied_scorer(logits_by_level: Sequence[Tensor]) -> Scorer:
-    """Scores of a gate whose groups on one level are scored alike: a tensor (T, b) a level."""
-
-    def score(looks: Looks) -> Tensor:
-        parts = [logits_by_level[0].flatten()[:0]]
-        for piece in looks.pieces:
-            token_r = looks.token_R[piece.rows]
-            parts.append(logits_by_level[piece.level].index_select(0, token_r).flatten())
-        return torch.cat(parts)
-
-    return score
+Scorer = LinearScorer | TiedScorer
 
 
-class _GroupProducts(torch.autograd.Function):
-    """Every pair's token times the weights of its group: one dense gradient for all of them.
+def _compare_level(x_TD: Tensor, weight_nD: Tensor, bias_n: Tensor, look: Look) -> Tensor:
+    """x w + b of every place, out of those of the whole level."""
+    logits_Tn = F.linear(x_TD, weight_nD, bias_n)
+    if look.level == 0:  # one group, which every token looks into
+        return logits_Tn
+    return logits_Tn.gather(1, look.node_TC - look.nodes.start)
 
-    Autograd alone would fill a gradient of all weights for every block of the tree and add them.
+
+def _compare_asked(x_TD: Tensor, weight_nD: Tensor, bias_n: Tensor, look: Look) -> Tensor:
+    """x w + b of every place that is asked for; 0 elsewhere."""
+    node_TC, asked_TC = look.node_TC - look.nodes.start, look.asked_TC
+    num_tokens, num_places = node_TC.shape
+    if asked_TC is None:
+        count_T = torch.full((num_tokens,), num_places, device=x_TD.device)
+        node_P = node_TC.flatten()
+    else:
+        count_T, node_P = asked_TC.sum(1), node_TC[asked_TC]
+    asked = _sparse(count_T, node_P, torch.zeros_like(node_P, dtype=x_TD.dtype), len(weight_nD))
+    product_P: Tensor = torch.sparse.sampled_addmm(asked, x_TD, weight_nD.T, beta=0.0).values()
+    logits_P = product_P.add_(bias_n.index_select(0, node_P))
+    if asked_TC is None:
+        return logits_P.view(num_tokens, num_places)
+    logits_TC: Tensor = x_TD.new_zeros(num_tokens, num_places)
+    return logits_TC.masked_scatter(asked_TC, logits_P)
+
+
+class _Recalled(torch.autograd.Function):
+    """Scores that are known already, as a function of tokens, weights and biases.
+
+    For all levels together, so that the gradient of the weights is one buffer whose every entry is
+    written once. Autograd would fill one a level, and add them.
     """
 
     @staticmethod
-    def forward(ctx: Any, x_TD: Tensor, weight_ND: Tensor, looks: Looks) -> Tensor:
-        ctx.save_for_backward(x_TD, weight_ND)
-        ctx.looks = looks
-        logits = [x_TD.new_empty(0)]
-        for piece in looks.pieces:
-            x_rD = x_TD.index_select(0, looks.token_R[piece.rows])
-            weight_gbD = weight_ND[piece.nodes].unflatten(0, (-1, piece.size))
-            y_rb = F.grouped_mm(x_rD, weight_gbD.mT, offs=_ends(looks, piece))
-            logits.append(y_rb.flatten())
-        return torch.cat(logits)
+    def forward(
+        ctx: Any,
+        x_TD: Tensor,
+        weight_ND: Tensor,
+        bias_N: Tensor,
+        temperature_L: Sequence[float],
+        looks: Sequence[Look],
+        *logits: Tensor,
+    ) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(x_TD, weight_ND, bias_N)
+        ctx.temperature_L, ctx.looks = temperature_L, looks
+        return tuple(logits_TC.detach() for logits_TC in logits)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_C: Tensor) -> tuple[Tensor, Tensor, None]:
-        x_TD, weight_ND = ctx.saved_tensors
-        looks: Looks = ctx.looks
-        grad_x_TD, grad_weight_ND = torch.zeros_like(x_TD), torch.zeros_like(weight_ND)
-        for piece in looks.pieces:
-            ends_g = _ends(looks, piece)
-            token_r = looks.token_R[piece.rows]
-            grad_rb = grad_C[piece.children].unflatten(0, (-1, piece.size))
-            # Strides must be multiples of 16 bytes.
-            grad_rb = F.pad(grad_rb, (0, -piece.size % 4))[:, : piece.size]
-            weight_gbD = weight_ND[piece.nodes].unflatten(0, (-1, piece.size))
-            grad_x_TD.index_add_(0, token_r, F.grouped_mm(grad_rb, weight_gbD, offs=ends_g))
-            grad_gbD = F.grouped_mm(grad_rb.mT, x_TD.index_select(0, token_r), offs=ends_g)
-            grad_weight_ND[piece.nodes] = grad_gbD.flatten(0, 1)
-        return grad_x_TD, grad_weight_ND, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x_TD, weight_ND, bias_N = ctx.saved_tensors
+        grad_x_TD, grad_weight_ND = torch.zeros_like(x_TD), torch.empty_like(weight_ND)
+        grad_bias_N = torch.zeros_like(bias_N)
+        with torch.autocast(x_TD.device.type, enabled=False):
+            for look, grad_TC in zip(ctx.looks, grads, strict=True):
+                return_level = _return_level if look.is_whole else _return_asked
+                if ctx.temperature_L[look.level] != 1:
+                    grad_TC = grad_TC / ctx.temperature_L[look.level]
+                # Views, to be written into.
+                into = grad_x_TD, grad_weight_ND[look.nodes], grad_bias_N[look.nodes]
+                return_level(grad_TC, look, x_TD, weight_ND[look.nodes], into)
+        unasked = (None,) * (2 + len(grads))
+        return grad_x_TD, grad_weight_ND, grad_bias_N, *unasked
 
 
-def _ends(looks: Looks, piece: Piece) -> Tensor:
-    """int32, where the rows of each group of a piece end, counted from the first of the piece."""
-    ends_g: Tensor = looks.ends_G[piece.groups] - piece.rows.start
-    return ends_g
+def _return_level(
+    grad_TC: Tensor, look: Look, x_TD: Tensor, weight_nD: Tensor, into: tuple[Tensor, ...]
+) -> None:
+    """Gradients of `_compare_level`: added to that of x, written over those of the level."""
+    grad_x_TD, grad_weight_nD, grad_bias_n = into
+    grad_Tn = grad_TC
+    if look.level > 0:
+        grad_Tn = x_TD.new_zeros(len(x_TD), len(weight_nD))
+        grad_Tn.scatter_add_(1, look.node_TC - look.nodes.start, grad_TC)
+    grad_x_TD.addmm_(grad_Tn, weight_nD)
+    torch.mm(grad_Tn.T, x_TD, out=grad_weight_nD)
+    torch.sum(grad_Tn, 0, out=grad_bias_n)
+
+
+def _return_asked(
+    grad_TC: Tensor, look: Look, x_TD: Tensor, weight_nD: Tensor, into: tuple[Tensor, ...]
+) -> None:
+    """Gradients of `_compare_asked`: added to that of x, written over those of the level."""
+    grad_x_TD, grad_weight_nD, grad_bias_n = into
+    # Groups that were looked into, but not chosen, have no gradient.
+    some_TC = grad_TC != 0
+    grad_P, node_P = grad_TC[some_TC], look.node_TC[some_TC] - look.nodes.start
+    count_T = some_TC.sum(1)
+    grad_x_TD += F.embedding_bag(
+        node_P, weight_nD, count_T.cumsum(0) - count_T, mode="sum", per_sample_weights=grad_P
+    )
+    grad_bias_n.index_add_(0, node_P, grad_P)
+    token_T = torch.arange(len(x_TD), device=x_TD.device)
+    token_P = token_T.repeat_interleave(count_T, output_size=len(node_P))
+    node_P, order_P = node_P.int().sort(stable=True)
+    by_node = _sparse(
+        torch.bincount(node_P, minlength=len(weight_nD)),
+        token_P.index_select(0, order_P),
+        grad_P.index_select(0, order_P),
+        len(x_TD),
+    )
+    torch.addmm(grad_weight_nD, by_node, x_TD, beta=0, out=grad_weight_nD)
+
+
+def _sparse(count_R: Tensor, column_P: Tensor, value_P: Tensor, num_columns: int) -> Tensor:
+    """A sparse matrix in compressed rows: entries in each row, and their columns, ascending."""
+    _accept_sparse()
+    ends_R = F.pad(count_R.cumsum(0), (1, 0)).int()
+    shape = (len(count_R), num_columns)
+    # Checked by tests; the check itself takes as long as a product.
+    return torch.sparse_csr_tensor(ends_R, column_P.int(), value_P, shape, check_invariants=False)
+
+
+@lru_cache
+def _accept_sparse() -> None:
+    """Take note of torch's word, given once a process, that such matrices are in beta state."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support", UserWarning)
+        torch.sparse_csr_tensor([0], [], [], (0, 0), check_invariants=False)
