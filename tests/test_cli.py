@@ -114,8 +114,11 @@ def refused(capsys, *argv: str) -> str:
         ("ui", "no tracked runs there"),
         ("ui port=many", "port = many: expected a whole number"),
         ("ui prot=1", "'prot' is not an option here; there are runs, port. Did you mean 'port'?"),
-        ("bench", "name one suite or more: train, large_trees"),
-        ("bench trian", "suite 'trian': there are train, large_trees. Did you mean 'train'?"),
+        ("bench", "name one suite or more: train, large_trees, routing"),
+        (
+            "bench trian",
+            "suite 'trian': there are train, large_trees, routing. Did you mean 'train'?",
+        ),
         ("bench large_trees tree.spec=[4]", "tree.spec=[4]: large_trees has no options"),
         ("bench train rounds=0", "rounds = 0: expected a whole number of at least 1"),
     ],

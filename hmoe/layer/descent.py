@@ -16,7 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hmoe.layer.looks import Look, Scorer, TiedScorer, is_uniform
+from hmoe.layer.asking import Scorer, TiedScorer
+from hmoe.layer.looks import Look, is_uniform
 
 
 class Step(NamedTuple):
@@ -25,7 +26,7 @@ class Step(NamedTuple):
     Attributes:
         look: what each token looked at.
         logits_TC: the raw scores that it saw, without gradient.
-        kept_TB: places of the units that go on, ascending; None on the last level.
+        kept_TB: places of the units that go on; None on the last level.
         found_TK: places of the best experts of this level; None where it has none.
         merged_TK: of the best of the levels above, followed by `found_TK`, those that are still the
             best; None where no level above has experts.
@@ -79,9 +80,7 @@ def search(scorer: Scorer, *, k: int, beams: Sequence[int], bias_N: Tensor | Non
                 node_TK = torch.cat([best_node_TK, node_TK], 1).gather(1, merged_TK)
             best_reach_TK, best_node_TK = reach_TK, node_TK
         if level < len(beams):
-            # In ascending order, as a look wants its groups.
-            kept_TB = _top(reach_TC, is_unit_TC, beams[level])[1].sort(-1).values
-            reach_TB = reach_TC.gather(1, kept_TB)
+            reach_TB, kept_TB = _top(reach_TC, is_unit_TC, beams[level])
             group_TB = group_below_N[look.node_at(kept_TB)]
             if is_unit_TC is not None:
                 alive_TB = is_unit_TC.gather(1, kept_TB)

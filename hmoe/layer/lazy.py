@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from hmoe.errors import ConfigError
+from hmoe.layer.asking import LinearScorer, Scorer, TiedScorer
 from hmoe.layer.beam import beam_widths, check_k
 from hmoe.layer.checks import check_count
 from hmoe.layer.descent import path_values, search, search_sums, sums
 from hmoe.layer.gates import Gate, Tied, TopDown
 from hmoe.layer.hmoe import HMoE
-from hmoe.layer.looks import LinearScorer, Scorer, TiedScorer
 from hmoe.layer.routing import Routing
 from hmoe.layer.scorers import Linear
 from hmoe.layer.scores import Unscored

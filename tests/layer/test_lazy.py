@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from hmoe.balance import Balance, BiasController, switch_loss
 from hmoe.errors import ConfigError, HmoeError
 from hmoe.layer import HMoE, LazyHMoE, Tree
+from hmoe.layer.asking import LinearScorer, TiedScorer
 from hmoe.layer.descent import Found, path_values, search, search_sums, sums
-from hmoe.layer.looks import LinearScorer, Look, TiedScorer
+from hmoe.layer.looks import Look
 from hmoe.layer.tree_ops import at_experts, path_product, path_sum, sibling_softmax
 from hmoe.metrics import LoadMetrics
 from tests.cases import (
@@ -183,9 +184,7 @@ units = st.recursive(
     seed=st.integers(0, 2**20),
     way=st.sampled_from(list(WAYS)),
 )
-def test_lazy_is_dense_on_any_tree(
-    spec: object, k: int, beam: int, seed: int, way: str
-) -> None:
+def test_lazy_is_dense_on_any_tree(spec: object, k: int, beam: int, seed: int, way: str) -> None:
     torch.manual_seed(seed)
     try:
         dense, lazy = pair(spec, "top_down", k=k, beam=beam)

@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 from hmoe.balance import BiasController, doubt_loss, spread_loss, z_loss
 from hmoe.layer import HMoE, LazyHMoE, Shared, SoftMoE, Tree, expert_choice
+from hmoe.layer.asking import LinearScorer
 from hmoe.layer.descent import search
-from hmoe.layer.looks import LinearScorer
 from hmoe.layer.scorers import Hash, Laplace
 from hmoe.layer.selection import Selection
 from hmoe.layer.tree_ops import at_experts
