@@ -110,42 +110,31 @@ def path_values(scorer: Scorer, found: Found, *, raw: bool) -> Tensor:
     return best_TK
 
 
-def search_sums(scorer: TiedScorer, *, k: int, beams: Sequence[int]) -> Tensor:
-    """`search` where the groups of a level are scored alike, so that paths are sums: (T, K).
+def best_sums(
+    scorer: TiedScorer, *, k: int, beams: Sequence[int], raw: bool
+) -> tuple[Tensor, Tensor]:
+    """`search` and `path_values` where the groups of a level are scored alike: two of (T, K).
 
-    Product keys (Lample et al. 2019, section 3.1): the best B sums use the best B scores of every
-    level, so B candidates are compared with B of the next level, and not with all of its nodes. All
-    paths share their normaliser, which does not decide.
+    Product keys (Lample et al. 2019, section 3.1): paths are sums of one score a level, and the
+    best B sums use the best B scores of every level, so B candidates are compared with B of the
+    next level, and not with all of its nodes. All paths share their normaliser, which does not
+    decide.
     """
-    num_tokens = scorer.num_tokens
-    expert_TB = torch.zeros(num_tokens, 1, dtype=torch.int64, device=scorer.device)
-    sum_TB = torch.zeros(num_tokens, 1, device=scorer.device)
-    for level, (logits_Tb, width) in enumerate(
-        zip(scorer.logits_by_level, (*beams, k), strict=True)
-    ):
+    first_Tb, *others = scorer.logits_by_level
+    width, *widths = (*beams, k)
+    # The best children of the root are the best sums of one level.
+    sum_TB, expert_TB = first_Tb.topk(min(width, first_Tb.shape[1]), -1)
+    for logits_Tb, width in zip(others, widths, strict=True):
         room = logits_Tb.shape[1]
-        best = logits_Tb.detach().topk(min(width, room), -1)
+        best = logits_Tb.topk(min(width, room), -1)
         sum_TC = (sum_TB.unsqueeze(-1) + best.values.unsqueeze(1)).flatten(1)
         expert_TC = (expert_TB.unsqueeze(-1) * room + best.indices.unsqueeze(1)).flatten(1)
-        if level == 0:  # the best children of the root are the best sums
-            sum_TB, expert_TB = sum_TC, expert_TC
-            continue
         sum_TB, place_TB = sum_TC.topk(min(width, sum_TC.shape[1]), -1)
         expert_TB = expert_TC.gather(1, place_TB)
-    return expert_TB
-
-
-def sums(scorer: TiedScorer, expert_TK: Tensor, *, raw: bool) -> Tensor:
-    """`path_values` where the groups of a level are scored alike."""
-    value_TK = None
-    below = scorer.tree.num_experts
-    for logits_Tb in scorer.logits_by_level:
-        below //= logits_Tb.shape[1]
-        place_TK = expert_TK // below % logits_Tb.shape[1]
-        own_TK = (logits_Tb if raw else logits_Tb.softmax(-1)).gather(1, place_TK)
-        value_TK = own_TK if value_TK is None else value_TK + own_TK if raw else value_TK * own_TK
-    assert value_TK is not None
-    return value_TK
+    if raw:
+        return expert_TB, sum_TB
+    logs = [logits_Tb.logsumexp(-1, keepdim=True) for logits_Tb in scorer.logits_by_level]
+    return expert_TB, (sum_TB - torch.stack(logs).sum(0)).exp()
 
 
 def _reach(look: Look, logits_TC: Tensor, reach_TB: Tensor, bias_N: Tensor | None) -> Tensor:

@@ -17,7 +17,7 @@ from hmoe.errors import ConfigError
 from hmoe.layer.asking import LinearScorer, Scorer, TiedScorer
 from hmoe.layer.beam import beam_widths, check_k
 from hmoe.layer.checks import check_count
-from hmoe.layer.descent import path_values, search, search_sums, sums
+from hmoe.layer.descent import best_sums, path_values, search
 from hmoe.layer.gates import Gate, Tied, TopDown
 from hmoe.layer.hmoe import HMoE
 from hmoe.layer.routing import Routing
@@ -78,8 +78,7 @@ class LazyHMoE(HMoE):
         # Of "softmax" the raw scores along a path are asked for, else its probability.
         raw = options["weights"] == "softmax"
         if isinstance(scorer, TiedScorer) and self.bias_N is None:
-            expert_TK = search_sums(scorer, k=k, beams=beams)
-            value_TK = sums(scorer, expert_TK, raw=raw)
+            expert_TK, value_TK = best_sums(scorer, k=k, beams=beams, raw=raw)
         else:
             found = search(scorer, k=k, beams=beams, bias_N=self.bias_N)
             expert_TK, value_TK = found.expert_TK, path_values(scorer, found, raw=raw)
@@ -110,11 +109,14 @@ def gate_scorer(gate: Gate, x_TD: Tensor, key_T: Tensor | None) -> Scorer:
     assert isinstance(gate, TopDown)
     own = _own_weights(gate)
     if own is None:
-        levels = [
-            scorer(x_TD, key_T) / temperature
-            for scorer, temperature in zip(gate.scorers, gate.temperature_L, strict=True)
-        ]
-        return TiedScorer(gate.tree, levels)
+        levels = [scorer(x_TD, key_T) for scorer in gate.scorers]
+        return TiedScorer(
+            gate.tree,
+            [
+                logits_Tb if temperature == 1 else logits_Tb / temperature
+                for logits_Tb, temperature in zip(levels, gate.temperature_L, strict=True)
+            ],
+        )
     with torch.autocast(x_TD.device.type, enabled=False):
         query_TD = own.query(x_TD.float())
     return LinearScorer(

@@ -10,7 +10,7 @@ from hmoe.balance import Balance, BiasController, switch_loss
 from hmoe.errors import ConfigError, HmoeError
 from hmoe.layer import HMoE, LazyHMoE, Tree
 from hmoe.layer.asking import LinearScorer, TiedScorer
-from hmoe.layer.descent import Found, path_values, search, search_sums, sums
+from hmoe.layer.descent import Found, best_sums, path_values, search
 from hmoe.layer.looks import Look
 from hmoe.layer.tree_ops import at_experts, path_product, path_sum, sibling_softmax
 from hmoe.metrics import LoadMetrics
@@ -255,9 +255,9 @@ def test_the_search_for_sums_is_a_descent(
     k = min(k, spec[-1])  # whatever the beam leaves
     scorer = TiedScorer(tree, [torch.randn(9, size, requires_grad=True) for size in spec])
     found: Found = search(scorer, k=k, beams=beams)
-    expert_TK = search_sums(scorer, k=k, beams=beams)
+    expert_TK, value_TK = best_sums(scorer, k=k, beams=beams, raw=raw)
     assert torch.equal(expert_TK, found.expert_TK)
-    values = [path_values(scorer, found, raw=raw), sums(scorer, expert_TK, raw=raw)]
+    values = [path_values(scorer, found, raw=raw), value_TK]
     assert torch.allclose(*values, atol=1e-6)
     ramp = torch.linspace(-1, 1, values[0].numel()).view_as(values[0])
     grads = [torch.autograd.grad((v * ramp).sum(), scorer.logits_by_level) for v in values]
