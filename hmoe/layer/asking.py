@@ -11,7 +11,7 @@ such pairs, P entries of a sparse matrix.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -33,14 +33,6 @@ class LinearScorer:
     weight_ND: Tensor
     bias_N: Tensor
     temperature_L: Sequence[float]
-
-    @property
-    def num_tokens(self) -> int:
-        return self.x_TD.shape[0]
-
-    @property
-    def device(self) -> torch.device:
-        return self.x_TD.device
 
     @torch.no_grad()
     def look(self, look: Look) -> Tensor:
@@ -69,18 +61,18 @@ class LinearScorer:
 
 @dataclass(frozen=True, eq=False)
 class TiedScorer:
-    """A gate whose groups on one level are scored alike: raw scores (T, b) of each level."""
+    """A gate whose groups on one level are scored alike.
+
+    Attributes:
+        tree: the organisation.
+        x_TD: the tokens.
+        score_L: from tokens to raw scores (T, b), of each level. Asked level by level, so that
+            those of one are gone before those of the next are there.
+    """
 
     tree: Tree
-    logits_by_level: Sequence[Tensor]
-
-    @property
-    def num_tokens(self) -> int:
-        return self.logits_by_level[0].shape[0]
-
-    @property
-    def device(self) -> torch.device:
-        return self.logits_by_level[0].device
+    x_TD: Tensor
+    score_L: Sequence[Callable[[Tensor], Tensor]]
 
     def look(self, look: Look) -> Tensor:
         """As of `LinearScorer`."""
@@ -88,7 +80,7 @@ class TiedScorer:
 
     def recall(self, looks: Sequence[Look], logits: Sequence[Tensor]) -> Sequence[Tensor]:
         """As of `LinearScorer`."""
-        return [self.logits_by_level[k.level].repeat(1, k.group_TB.shape[1]) for k in looks]
+        return [self.score_L[k.level](self.x_TD).repeat(1, k.group_TB.shape[1]) for k in looks]
 
 
 Scorer = LinearScorer | TiedScorer

@@ -58,10 +58,10 @@ def search(scorer: Scorer, *, k: int, beams: Sequence[int], bias_N: Tensor | Non
         beams: units that go on, for each level but the last; must be sure to leave k experts.
         bias_N: added to the raw scores here, and not to those that weigh.
     """
-    tree, device = scorer.tree, scorer.device
+    tree, device = scorer.tree, scorer.x_TD.device
     group_below_N = tree.index("group_below_N", device)
-    group_TB = torch.zeros(scorer.num_tokens, 1, dtype=torch.int64, device=device)
-    reach_TB = torch.zeros(scorer.num_tokens, 1, device=device)
+    group_TB = torch.zeros(len(scorer.x_TD), 1, dtype=torch.int64, device=device)
+    reach_TB = torch.zeros(len(scorer.x_TD), 1, device=device)
     # Who is in the running is carried beside the reach, which may be NaN.
     alive_TB = None if is_uniform(tree) else torch.ones_like(group_TB, dtype=torch.bool)
     best_reach_TK, best_node_TK = reach_TB[:, :0], group_TB[:, :0]
@@ -95,7 +95,7 @@ def path_values(scorer: Scorer, found: Found, *, raw: bool) -> Tensor:
     Differentiable.
     """
     logits = scorer.recall([s.look for s in found.steps], [s.logits_TC for s in found.steps])
-    value_TB = torch.full((scorer.num_tokens, 1), 0.0 if raw else 1.0, device=scorer.device)
+    value_TB = torch.full((len(scorer.x_TD), 1), 0.0 if raw else 1.0, device=scorer.x_TD.device)
     best_TK = value_TB[:, :0]
     for (look, _, kept_TB, found_TK, merged_TK), logits_TC in zip(found.steps, logits, strict=True):
         own_TC = logits_TC if raw else _by_group(look, logits_TC).softmax(-1).flatten(1)
@@ -120,21 +120,24 @@ def best_sums(
     next level, and not with all of its nodes. All paths share their normaliser, which does not
     decide.
     """
-    first_Tb, *others = scorer.logits_by_level
-    width, *widths = (*beams, k)
-    # The best children of the root are the best sums of one level.
-    sum_TB, expert_TB = first_Tb.topk(min(width, first_Tb.shape[1]), -1)
-    for logits_Tb, width in zip(others, widths, strict=True):
+    num_tokens, device = len(scorer.x_TD), scorer.x_TD.device
+    expert_TB = torch.zeros(num_tokens, 1, dtype=torch.int64, device=device)
+    sum_TB = norm_T1 = torch.zeros(num_tokens, 1, device=device)
+    for level, (score, width) in enumerate(zip(scorer.score_L, (*beams, k), strict=True)):
+        logits_Tb = score(scorer.x_TD)
         room = logits_Tb.shape[1]
         best = logits_Tb.topk(min(width, room), -1)
+        if not raw:
+            norm_T1 = norm_T1 + logits_Tb.logsumexp(-1, keepdim=True)
+        del logits_Tb  # memory that the next level then has, warm
+        if level == 0:  # the best children of the root are the best sums
+            sum_TB, expert_TB = best.values, best.indices
+            continue
         sum_TC = (sum_TB.unsqueeze(-1) + best.values.unsqueeze(1)).flatten(1)
         expert_TC = (expert_TB.unsqueeze(-1) * room + best.indices.unsqueeze(1)).flatten(1)
         sum_TB, place_TB = sum_TC.topk(min(width, sum_TC.shape[1]), -1)
         expert_TB = expert_TC.gather(1, place_TB)
-    if raw:
-        return expert_TB, sum_TB
-    logs = [logits_Tb.logsumexp(-1, keepdim=True) for logits_Tb in scorer.logits_by_level]
-    return expert_TB, (sum_TB - torch.stack(logs).sum(0)).exp()
+    return expert_TB, sum_TB if raw else (sum_TB - norm_T1).exp()
 
 
 def _reach(look: Look, logits_TC: Tensor, reach_TB: Tensor, bias_N: Tensor | None) -> Tensor:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hmoe.errors import ConfigError
 from hmoe.layer.asking import LinearScorer, Scorer, TiedScorer
@@ -82,7 +82,7 @@ class LazyHMoE(HMoE):
         else:
             found = search(scorer, k=k, beams=beams, bias_N=self.bias_N)
             expert_TK, value_TK = found.expert_TK, path_values(scorer, found, raw=raw)
-        scores = Unscored(self.tree, scorer.num_tokens)
+        scores = Unscored(self.tree, len(scorer.x_TD))
         weighing = {name: options[name] for name in ("weights", "scale", "capacity", "drop")}
         return weighed_rows(scores, expert_TK, value_TK, **weighing)
 
@@ -109,19 +109,21 @@ def gate_scorer(gate: Gate, x_TD: Tensor, key_T: Tensor | None) -> Scorer:
     assert isinstance(gate, TopDown)
     own = _own_weights(gate)
     if own is None:
-        levels = [scorer(x_TD, key_T) for scorer in gate.scorers]
-        return TiedScorer(
-            gate.tree,
-            [
-                logits_Tb if temperature == 1 else logits_Tb / temperature
-                for logits_Tb, temperature in zip(levels, gate.temperature_L, strict=True)
-            ],
-        )
+        levels = zip(gate.scorers, gate.temperature_L, strict=True)
+        score_L = [partial(_tied_scores, scorer, key_T, temp) for scorer, temp in levels]
+        return TiedScorer(gate.tree, x_TD, score_L)
     with torch.autocast(x_TD.device.type, enabled=False):
         query_TD = own.query(x_TD.float())
     return LinearScorer(
         gate.tree, query_TD, own.weight_MD.float(), own.bias_M.float(), gate.temperature_L
     )
+
+
+def _tied_scores(
+    scorer: nn.Module, key_T: Tensor | None, temperature: float, x_TD: Tensor
+) -> Tensor:
+    logits_Tb: Tensor = scorer(x_TD, key_T)
+    return logits_Tb if temperature == 1 else logits_Tb / temperature
 
 
 def _own_weights(gate: Gate) -> Linear | None:

@@ -14,7 +14,7 @@ from hmoe.layer.tree import Tree
 
 # Nodes of a level that are scored densely in the time of one that is asked for. Measured: "where
 # dense scoring ends" in reports/bench/routing.md.
-_DENSE_PER_ASKED = 2.5
+_DENSE_PER_ASKED = 3.0
 
 
 def is_uniform(tree: Tree) -> bool:
