@@ -214,10 +214,12 @@ def recalls(num_experts: int, device: str, num_tokens: int = 256) -> list[dict[s
             "product keys": recall(keys(x_TD).expert_TK, exact_TK),
         }
         for branching in (16, 32):
-            for beam in (4, 16):
-                tree = tree_layer(num_experts, branching=branching, beam=beam).to(device)
+            trees = {b: tree_layer(num_experts, branching=branching, beam=b) for b in (4, 16)}
+            trees[16].load_state_dict(trees[4].state_dict())
+            exact_TK = exact_top(trees[4].to(device), x_TD)
+            for beam, tree in trees.items():
                 name = f"tree of {branching}, beam {beam}"
-                found[name] = recall(tree(x_TD).expert_TK, exact_top(tree, x_TD))
+                found[name] = recall(tree.to(device)(x_TD).expert_TK, exact_TK)
     return [
         {"router": name, "experts": num_experts, "tokens": num_tokens, "recall": value}
         for name, value in found.items()
