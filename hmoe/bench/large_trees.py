@@ -1,4 +1,4 @@
-"""Very large trees: memory of a lazy layer, recall of its search, and its time beside a flat gate.
+"""Very large trees: memory of a lazy layer, and recall of its search.
 
 Memory is the highest resident size of a process of its own, less what the parameters and their
 gradients take; the interpreter and its libraries are in it. Recall is the share of the exact k best
@@ -12,9 +12,8 @@ import multiprocessing
 import resource
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,12 @@ from rich.console import Console
 from torch import Tensor
 
 import hmoe
-from hmoe.bench.measure import in_turns, save, table
-from hmoe.bench.plot import plot_lines
+from hmoe.bench.measure import save, table
 from hmoe.errors import ConfigError
 from hmoe.layer import Tree
+from hmoe.layer.asking import LinearScorer
 from hmoe.layer.beam import beam_widths, check_k
-from hmoe.layer.lazy import path_values, search
-from hmoe.layer.looks import linear_scorer
+from hmoe.layer.descent import search
 from hmoe.layer.tree_ops import at_experts, path_product, sibling_softmax
 
 GIB = 2**30
@@ -47,10 +45,10 @@ _SHAPES: dict[str, Any] = {
 
 
 def bench_large_trees(*, rounds: int, out: Path, overrides: Sequence[str], command: str) -> Path:
-    """Measure all three, print a table of each, write `large_trees.json` and `.svg` into `out`.
+    """Measure both, print a table of each, write `large_trees.json` into `out`.
 
     Args:
-        rounds: seeds of the recall, and turns of the timing.
+        rounds: seeds of the recall.
 
     Raises:
         ConfigError: an override; there is nothing to choose here.
@@ -71,11 +69,7 @@ def bench_large_trees(*, rounds: int, out: Path, overrides: Sequence[str], comma
     ]
     columns = ("tree", "scale", "beam", "recall_mean", "recall_sd", "mass_mean", "mass_sd")
     console.print(table("recall of the exact top 16 of 2^12 experts", found, columns))
-    times = [row for spec in ([16] * 3, [16] * 4) for row in search_seconds(spec, rounds)]
-    columns = ("experts", "search", "seconds", "over_flat")
-    console.print(table("who works on 4,096 tokens, forward", times, columns))
-    _plot_seconds(times, out / "large_trees.svg")
-    record = {"memory": memory, "recall": found, "seconds": times}
+    record = {"memory": memory, "recall": found}
     return save(record, suite="large_trees", out=out, command=command)
 
 
@@ -143,12 +137,13 @@ def recall(name: str, beam: int, scale: float, seeds: Sequence[int]) -> dict[str
     for seed in seeds:
         x_TD, weight_ND, bias_N = _random_gate(tree, scale, seed, num_tokens=1024)
         reach_TN = path_product(sibling_softmax(x_TD @ weight_ND.T, tree), tree)
-        best_TK = at_experts(reach_TN, tree).topk(_K)
-        found_TK = _lazy(tree, x_TD, weight_ND, bias_N, beam)
-        score = linear_scorer(x_TD, weight_ND, bias_N)
+        reach_TE = at_experts(reach_TN, tree)
+        best_TK = reach_TE.topk(_K)
+        scorer = LinearScorer(tree, x_TD, weight_ND, bias_N, [1.0] * tree.num_levels)
+        found_TK = search(scorer, k=_K, beams=[beam] * (tree.num_levels - 1)).expert_TK
         shared = (found_TK[:, :, None] == best_TK.indices[:, None, :]).sum()
         recalls.append(shared.item() / found_TK.numel())
-        found_mass = path_values(tree, score, found_TK, raw=False).sum()
+        found_mass = reach_TE.gather(1, found_TK).sum()
         masses.append((found_mass / best_TK.values.sum()).item())
     return {
         "tree": name,
@@ -162,38 +157,6 @@ def recall(name: str, beam: int, scale: float, seeds: Sequence[int]) -> dict[str
     }
 
 
-def search_seconds(spec: Sequence[int], rounds: int) -> list[dict[str, Any]]:
-    """Seconds to find 16 experts for 4,096 tokens: a flat gate, and beams of a tree, in turns."""
-    tree, flat = Tree.from_spec(spec), Tree.from_spec([Tree.from_spec(spec).num_experts])
-    x_TD, weight_ND, bias_N = _random_gate(tree, 1.0, seed=0, num_tokens=4096)
-    weight_ED = weight_ND[: flat.num_nodes]
-    searches: dict[str, Callable[[], Tensor]] = {
-        "flat": lambda: (x_TD @ weight_ED.T).softmax(-1).topk(_K).indices
-    }
-    for beam in _BEAMS:
-        searches[f"beam {beam}"] = partial(_lazy, tree, x_TD, weight_ND, bias_N, beam)
-    times = in_turns(searches, rounds=rounds, title=f"search of {tree}")
-    return [
-        {
-            "experts": tree.num_experts,
-            "search": name,
-            "seconds": timing.seconds("wall"),
-            "over_flat": statistics.median(timing.over(times["flat"], "wall")),
-            "all_seconds": timing.wall_s,
-        }
-        for name, timing in times.items()
-    ]
-
-
-def _plot_seconds(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Seconds of every search over the number of experts."""
-    series: dict[str, dict[float, list[float]]] = {}
-    for row in rows:
-        series.setdefault(row["search"], {})[row["experts"]] = row["all_seconds"]
-    labels = {"x_label": "experts", "y_label": "seconds"}
-    plot_lines(series, path, title="Who works on 4,096 tokens, forward", **labels)
-
-
 def _random_gate(
     tree: Tree, scale: float, seed: int, num_tokens: int, dim: int = 256
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -202,13 +165,6 @@ def _random_gate(
     x_TD = torch.randn(num_tokens, dim, generator=generator)
     weight_ND = torch.randn(tree.num_nodes, dim, generator=generator) * scale * dim**-0.5
     return x_TD, weight_ND, torch.zeros(tree.num_nodes)
-
-
-@torch.no_grad()
-def _lazy(tree: Tree, x_TD: Tensor, weight_ND: Tensor, bias_N: Tensor, beam: int) -> Tensor:
-    score = linear_scorer(x_TD, weight_ND, bias_N)
-    beams = [beam] * (tree.num_levels - 1)
-    return search(tree, score, num_tokens=len(x_TD), k=_K, beams=beams, device=x_TD.device)
 
 
 def _leaves_enough(name: str, beam: int) -> bool:

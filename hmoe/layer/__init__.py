@@ -1,7 +1,7 @@
 """The algorithm, torch only. Read it in this order: tree_spec, tree, tree_ops, scores, scorers,
 gates, bottom_up, heads, routing, selection (with checks, beam, capacity), expert_choice, experts,
-staff, dispatch, hmoe. Then by itself: looks, lazy and neurons (very large trees), soft_moe, and
-outline, rows, move, moving_gates, moving (trees that change)."""
+staff, dispatch, hmoe. Then by itself: looks, asking, descent, lazy and neurons (very large trees),
+soft_moe, and outline, rows, move, moving_gates, moving (trees that change)."""
 
 from hmoe.layer.bottom_up import BottomUp
 from hmoe.layer.expert_choice import expert_choice

@@ -38,7 +38,7 @@ class Linear(nn.Module):
     def forward(self, x_TD: Tensor, key_T: Tensor | None) -> Tensor:
         """(T, D) of any dtype -> raw scores (T, M), float32. `key_T` is for `Hash` alone."""
         with torch.autocast(x_TD.device.type, enabled=False):
-            return self.compare(self.query(x_TD.float())) + self.bias_M.float()
+            return self.compare(self.query(x_TD.float())).add_(self.bias_M.float())
 
     def query(self, x_TD: Tensor) -> Tensor:
         """What is compared with the nodes: (T, D) -> (T, W)."""

@@ -1,7 +1,5 @@
 """Lazy descent: by hand, then against the dense layer, answers and gradients, and exact search."""
 
-from functools import partial
-
 import pytest
 import torch
 from hypothesis import given as each
@@ -11,8 +9,9 @@ from hypothesis import strategies as st
 from hmoe.balance import Balance, BiasController, switch_loss
 from hmoe.errors import ConfigError, HmoeError
 from hmoe.layer import HMoE, LazyHMoE, Tree
-from hmoe.layer.lazy import path_values, search
-from hmoe.layer.looks import Looks, linear_scorer
+from hmoe.layer.asking import LinearScorer, TiedScorer
+from hmoe.layer.descent import Found, best_sums, path_values, search
+from hmoe.layer.looks import Look
 from hmoe.layer.tree_ops import at_experts, path_product, path_sum, sibling_softmax
 from hmoe.metrics import LoadMetrics
 from tests.cases import (
@@ -41,7 +40,7 @@ SEARCHES = {
 }
 GATES = {
     "top_down": top_down(),
-    "query": top_down(width=12, temperature=0.5),
+    "query": top_down(width=11, temperature=0.5),
     "tied": tied(),
     "tied_cosine": tied(score="cosine", width=6, temperature=0.1),
 }
@@ -78,6 +77,24 @@ def assert_same(dense: HMoE, lazy: LazyHMoE, x: torch.Tensor) -> None:
         assert torch.allclose(one.float(), other.float(), atol=1e-5, rtol=1e-4)
 
 
+def scorer_of(tree: Tree, x: torch.Tensor, weight: torch.Tensor, bias=None) -> LinearScorer:
+    bias = torch.zeros(tree.num_nodes) if bias is None else bias
+    return LinearScorer(tree, x, weight, bias, [1.0] * tree.num_levels)
+
+
+# Both ways to score a level, as the ratio of their costs that leads to them.
+WAYS = {"whole levels": float("inf"), "asked nodes": 0.0}
+
+
+@pytest.fixture(params=WAYS)
+def scored(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    force(request.param, monkeypatch)
+
+
+def force(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hmoe.layer.looks._DENSE_PER_ASKED", WAYS[way])
+
+
 # ------------------------------------------------------------------ by hand
 
 
@@ -87,32 +104,51 @@ def test_two_levels_by_hand() -> None:
     tree = Tree.from_spec([2, 2])
     weight_ND = torch.zeros(6, 4)
     weight_ND[:, 0] = torch.tensor([3.0, 2.0, 1.0, 1.0, 9.0, 1.0]).log()
-    score = linear_scorer(torch.tensor([[1.0, 0.0, 0.0, 0.0]]), weight_ND, torch.zeros(6))
-    find = partial(search, tree, score, num_tokens=1, device=torch.device("cpu"))
-    assert find(k=1, beams=[2]).tolist() == [[2]]
-    assert find(k=1, beams=[1]).item() in (0, 1)  # department 1 is out, and .36 with it
-    chosen = torch.tensor([[2, 0, 3]])
-    weight = path_values(tree, score, chosen, raw=False)
-    assert torch.allclose(weight, torch.tensor([[0.36, 0.3, 0.04]]))
-    odds = path_values(tree, score, chosen, raw=True).exp()
-    assert torch.allclose(odds, torch.tensor([[18.0, 3.0, 2.0]]))  # 2 * 9, 3 * 1, 2 * 1
+    scorer = scorer_of(tree, torch.tensor([[1.0, 0.0, 0.0, 0.0]]), weight_ND)
+    assert search(scorer, k=1, beams=[2]).expert_TK.tolist() == [[2]]
+    # With a beam of 1 department 1 is out, and .36 with it.
+    assert search(scorer, k=1, beams=[1]).expert_TK.item() in (0, 1)
+    found = search(scorer, k=4, beams=[2])
+    assert found.expert_TK[0, 0] == 2
+    assert found.expert_TK[0, 3] == 3
+    weight_TK = path_values(scorer, found, raw=False)
+    assert torch.allclose(weight_TK, torch.tensor([[0.36, 0.3, 0.3, 0.04]]))
+    odds_TK = path_values(scorer, found, raw=True).exp()
+    # 2 * 9, 3 * 1, 3 * 1, 2 * 1
+    assert torch.allclose(odds_TK, torch.tensor([[18.0, 3.0, 3.0, 2.0]]))
 
 
 def test_looks_of_a_ragged_tree_by_hand() -> None:
-    tree = Tree.from_spec({"a": 1, "b": 3})  # group 0 is {a, b}, nodes 0 and 1; group 1 nodes 2-4
-    looks = Looks(tree, torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1]))
-    assert looks.node_C.tolist() == [0, 1, 0, 1, 2, 3, 4]
-    assert looks.place_C.tolist() == [0, 1, 0, 1, 0, 1, 2]
-    probs = looks.softmax(torch.tensor([1.0, 3.0, 1.0, 1.0, 1.0, 1.0, 2.0]).log())
-    assert torch.allclose(probs, torch.tensor([0.25, 0.75, 0.5, 0.5, 0.25, 0.25, 0.5]))
+    # Nodes 0 to 2 are a, b and c; a has nodes 3 and 4, b is an expert, c has nodes 5 to 7.
+    tree = Tree.from_spec({"a": 2, "b": 1, "c": 3})
+    alive = torch.tensor([[True, True], [True, False]])
+    look = Look(tree, 1, torch.tensor([[1, 2], [2, 0]]), alive)
+    assert look.room == 3
+    assert look.is_child_TC[0].tolist() == [True, True, False, True, True, True]
+    assert look.asked_TC[0].tolist() == [True, True, False, True, True, True]
+    assert look.asked_TC[1].tolist() == [True, True, True, False, False, False]
+    assert look.node_TC[look.asked_TC].tolist() == [3, 4, 5, 6, 7, 5, 6, 7]
+    assert look.node_at(torch.tensor([[4, 0], [2, 1]])).tolist() == [[6, 3], [7, 6]]
+    assert look.num_asked() == 8
+    # 3 nodes of a level in the time of one that is asked for: 5 nodes beside 6 places.
+    assert look.is_whole
+    assert look.num_compared() == 2 * 5
+
+
+def test_levels_are_scored_whole_while_they_are_small() -> None:
+    tree = Tree.from_spec([4, 4, 4])
+    found = search(scorer_of(tree, torch.randn(3, 8), torch.randn(84, 8)), k=1, beams=[1, 1])
+    # 4 places each, beside 4, 16 and 64 nodes.
+    assert [step.look.is_whole for step in found.steps] == [True, False, False]
+    assert [step.look.num_compared() for step in found.steps] == [12, 12, 12]
 
 
 def test_an_expert_above_the_beam_is_not_starved() -> None:
     tree = Tree.from_spec({"solo": 1, "a": 2, "b": 2})
     # solo .2, a .45, b .35: both units have more, yet with a beam of 1 solo stays in the running.
     logits_N = torch.tensor([0.2, 0.45, 0.35, 0.5, 0.5, 0.9, 0.1]).log()
-    score = linear_scorer(torch.zeros(1, 4), torch.zeros(7, 4), logits_N)
-    expert_TK = search(tree, score, num_tokens=1, k=3, beams=[1], device=torch.device("cpu"))
+    scorer = scorer_of(tree, torch.zeros(1, 4), torch.zeros(7, 4), logits_N)
+    expert_TK = search(scorer, k=3, beams=[1]).expert_TK
     assert {tree.path_N[tree.node_E[e]] for e in expert_TK[0].tolist()} == {"solo", "a.0", "a.1"}
 
 
@@ -122,7 +158,7 @@ def test_an_expert_above_the_beam_is_not_starved() -> None:
 @pytest.mark.parametrize("gate", GATES)
 @pytest.mark.parametrize("name", SEARCHES)
 @pytest.mark.parametrize("tree", TREES)
-def test_lazy_is_dense(tree: str, name: str, gate: str) -> None:
+def test_lazy_is_dense(tree: str, name: str, gate: str, scored: None) -> None:
     if gate.startswith("tied") and tree not in UNIFORM:
         return
     assert_same(*pair(TREES[tree], gate, **SEARCHES[name]), torch.randn(3, 11, DIM))
@@ -140,15 +176,23 @@ units = st.recursive(
 ).filter(lambda unit: not isinstance(unit, int))
 
 
-@settings(deadline=None, max_examples=60)
-@each(spec=units, k=st.integers(1, 3), beam=st.integers(1, 6), seed=st.integers(0, 2**20))
-def test_lazy_is_dense_on_any_tree(spec: object, k: int, beam: int, seed: int) -> None:
+@settings(deadline=None, max_examples=80)
+@each(
+    spec=units,
+    k=st.integers(1, 3),
+    beam=st.integers(1, 6),
+    seed=st.integers(0, 2**20),
+    way=st.sampled_from(list(WAYS)),
+)
+def test_lazy_is_dense_on_any_tree(spec: object, k: int, beam: int, seed: int, way: str) -> None:
     torch.manual_seed(seed)
     try:
         dense, lazy = pair(spec, "top_down", k=k, beam=beam)
     except ConfigError:  # the tree is too small for k
         reject()
-    assert_same(dense, lazy, torch.randn(13, DIM))
+    with pytest.MonkeyPatch.context() as patch:
+        force(way, patch)
+        assert_same(dense, lazy, torch.randn(13, DIM))
 
 
 def test_a_controller_steers_the_search_and_not_the_weights() -> None:
@@ -180,17 +224,65 @@ def test_another_beam_outside_training() -> None:
     assert not torch.equal(*chosen)
 
 
-def test_weights_are_compared_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tree of more nodes than are multiplied at once is cut within its blocks."""
-    monkeypatch.setattr("hmoe.layer.looks._NODES_AT_ONCE", 7)
-    dense, lazy = pair(
-        {"a": [2, 3, 2], "b": {"c": [3, 2], "d": 2}, "e": 9}, "top_down", k=2, beam=3
+@pytest.mark.parametrize("tree", UNIFORM)
+@pytest.mark.parametrize("beam", [1, 2, 5])
+def test_a_uniform_tree_is_a_ragged_one(
+    tree: str, beam: int, scored: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search without masks and its twin, which keeps track of who is in the running."""
+    _, lazy = pair(UNIFORM[tree], "top_down", k=2, beam=beam)
+    x = torch.randn(20, DIM)
+    without = outcome(lazy, x)
+    monkeypatch.setattr("hmoe.layer.descent.is_uniform", lambda tree: False)
+    lazy.zero_grad()
+    for one, other in zip(without, outcome(lazy, x), strict=True):
+        assert torch.allclose(one.float(), other.float(), atol=1e-6)
+
+
+@settings(deadline=None, max_examples=40)
+@each(
+    spec=st.lists(st.integers(2, 5), min_size=1, max_size=3),
+    k=st.integers(1, 4),
+    beam=st.integers(1, 5),
+    raw=st.booleans(),
+    seed=st.integers(0, 2**20),
+)
+def test_the_search_for_sums_is_a_descent(
+    spec: list[int], k: int, beam: int, raw: bool, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    tree, beams = Tree.from_spec(spec), [beam] * (len(spec) - 1)
+    k = min(k, spec[-1])  # whatever the beam leaves
+    levels = [torch.randn(9, size, requires_grad=True) for size in spec]
+    scorer = TiedScorer(
+        tree, torch.zeros(9, 1), [lambda _, i=i: levels[i] for i in range(len(spec))]
     )
-    assert_same(dense, lazy, torch.randn(30, DIM))
+    found: Found = search(scorer, k=k, beams=beams)
+    expert_TK, value_TK = best_sums(scorer, k=k, beams=beams, raw=raw)
+    assert torch.equal(expert_TK, found.expert_TK)
+    values = [path_values(scorer, found, raw=raw), value_TK]
+    assert torch.allclose(*values, atol=1e-6)
+    ramp = torch.linspace(-1, 1, values[0].numel()).view_as(values[0])
+    grads = [torch.autograd.grad((v * ramp).sum(), levels) for v in values]
+    for one, other in zip(*grads, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+
+
+def test_what_is_asked_for_is_a_valid_sparse_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Columns ascend, none twice: a condition of products, which do not check it."""
+    force("asked nodes", monkeypatch)
+    plain = torch.sparse_csr_tensor
+    monkeypatch.setattr(
+        "torch.sparse_csr_tensor", lambda *a, **k: plain(*a, **(k | {"check_invariants": True}))
+    )
+    for tree, spec in TREES.items():
+        beam = None if tree == "flat" else 3
+        _, lazy = pair(spec, "top_down", k=2, beam=beam, weights="renormalized")
+        outcome(lazy, torch.randn(30, DIM))
 
 
 @pytest.mark.parametrize("num_tokens", [0, 1])
-def test_few_tokens(num_tokens: int) -> None:
+def test_few_tokens(num_tokens: int, scored: None) -> None:
     dense, lazy = pair([2, 2, 3], "top_down", k=2, beam=2)
     assert_same(dense, lazy, torch.randn(num_tokens, DIM))
 
@@ -210,16 +302,15 @@ def test_autocast_leaves_the_search_alone(gate: str) -> None:
 
 
 @pytest.mark.parametrize("tree", TREES)
-def test_a_wide_beam_finds_the_exact_top_k(tree: str) -> None:
+def test_a_wide_beam_finds_the_exact_top_k(tree: str, scored: None) -> None:
     organisation = Tree.from_spec(TREES[tree])
     x, weight = torch.randn(64, DIM), torch.randn(organisation.num_nodes, DIM)
     bias = torch.randn(organisation.num_nodes)
     reach_TN = path_product(sibling_softmax(x @ weight.T + bias, organisation), organisation)
     exact_TK = at_experts(reach_TN, organisation).topk(4).indices
     beams = [organisation.num_experts] * (organisation.num_levels - 1)
-    score = linear_scorer(x, weight, bias)
-    options = {"num_tokens": 64, "k": 4, "beams": beams, "device": x.device}
-    assert torch.equal(search(organisation, score, **options), exact_TK)
+    found = search(scorer_of(organisation, x, weight, bias), k=4, beams=beams)
+    assert torch.equal(found.expert_TK, exact_TK)
 
 
 @pytest.mark.parametrize("spec", [[8, 8], [4, 4, 4], [2, 16]])
@@ -243,10 +334,11 @@ def test_product_keys_with_a_beam_of_k_are_the_exact_top_k_of_sums(spec: list[in
 def test_raw_scores_add_up_along_paths() -> None:
     tree = Tree.from_spec(TREES["lopsided"])
     x, weight = torch.randn(9, DIM), torch.randn(tree.num_nodes, DIM)
-    score = linear_scorer(x, weight, torch.zeros(tree.num_nodes))
-    every_TE = torch.arange(tree.num_experts).expand(9, -1)
-    expected_TE = at_experts(path_sum(x @ weight.T, tree), tree)
-    assert torch.allclose(path_values(tree, score, every_TE, raw=True), expected_TE, atol=1e-5)
+    scorer = scorer_of(tree, x, weight)
+    found = search(scorer, k=tree.num_experts, beams=[tree.num_nodes] * (tree.num_levels - 1))
+    sums_TE = at_experts(path_sum(x @ weight.T, tree), tree)
+    found_TK = path_values(scorer, found, raw=True)
+    assert torch.allclose(found_TK, sums_TE.gather(1, found.expert_TK), atol=1e-5)
 
 
 # ------------------------------------------------------------------ around the layer
@@ -287,7 +379,6 @@ def test_losses_on_all_nodes_are_refused_before_work_starts() -> None:
         ({"gate": top_down(score=["linear", "cosine"])}, r"gate\.score = \['linear', 'cosine'\]"),
         ({"gate": top_down(link="sigmoid")}, r"gate\.link = .*gate\.link=softmax"),
         ({"gate": top_down(noise="gumbel")}, r"gate\.noise = .*gate\.noise=none"),
-        ({"gate": top_down(width=6)}, r"dim = 6: .* a multiple of 4"),
         ({"selection": down(1)}, r"^selection = descend: .*selection=top_k"),
         ({"selection": best(5, beam=1)}, r"selection\.k = 5: with selection\.beam = \[1\] only 4"),
         ({"selection": best(2, beam=[2, 2])}, r"selection\.beam = \[2, 2\]: 2 given, 1 expected"),

@@ -11,8 +11,8 @@ from torch import nn
 
 from hmoe.balance import BiasController, doubt_loss, spread_loss, z_loss
 from hmoe.layer import HMoE, LazyHMoE, Shared, SoftMoE, Tree, expert_choice
-from hmoe.layer.lazy import search
-from hmoe.layer.looks import linear_scorer
+from hmoe.layer.asking import LinearScorer
+from hmoe.layer.descent import search
 from hmoe.layer.scorers import Hash, Laplace
 from hmoe.layer.selection import Selection
 from hmoe.layer.tree_ops import at_experts
@@ -250,9 +250,8 @@ def test_paths_that_underflow_are_still_ranked() -> None:
     """Of departments only 0 has a probability above 0 in float32; 4 is the next best."""
     tree = Tree.from_spec([5, 2])
     logits_N = torch.tensor([0.0, -400.0, -350.0, -300.0, -200.0, *[0.0, -50.0] * 5])
-    score = linear_scorer(torch.zeros(1, 4), torch.zeros(15, 4), logits_N)
-    found = search(tree, score, num_tokens=1, k=4, beams=[2], device=torch.device("cpu"))
-    assert found.tolist() == [[0, 1, 8, 9]]
+    scorer = LinearScorer(tree, torch.zeros(1, 4), torch.zeros(15, 4), logits_N, [1.0, 1.0])
+    assert search(scorer, k=4, beams=[2]).expert_TK.tolist() == [[0, 1, 8, 9]]
     gate = top_down()(tree=tree, dim=DIM)
     scores = gate.read(logits_N.unsqueeze(0))
     routing = best(4, beam=2)(scores, gate.choose(scores, None))

@@ -92,14 +92,14 @@ def test_a_lazy_gate_costs_what_it_looks_at() -> None:
     )
     model = ResidualMlp(in_dim=5, out_dim=3, dim=8, depth=1, ffn=ffn)
     expert, rest = 2 * 8 * 16, (5 * 8 + 8) + 8 + 8 + (8 * 3 + 3)
-    # The search looks at 4 nodes, at 3 below each of 2, at 2 below 1. Both experts that are chosen
-    # share their path, so the weights need a second look at 4 + 3 + 2.
-    searched, again, nodes = 4 + 2 * 3 + 2, 4 + 3 + 2, 4 + 12 + 24
+    # A token meets 4 nodes, 3 below each of 2, 2 below 1. Of the second level it asks for so many
+    # that all 12 are scored.
+    met, compared, nodes = 4 + 2 * 3 + 2, 4 + 12 + 2, 4 + 12 + 24
     assert cost(model) == Cost(
         params=rest + nodes * 9 + 24 * expert,
-        active_params=rest + searched * 9 + 2 * expert,
+        active_params=rest + met * 9 + 2 * expert,
         gate_params=nodes * 9,
-        flops_per_token=2 * 5 * 8 + 2 * ((searched + again) * 8 + 2 * expert) + 2 * 8 * 3,
+        flops_per_token=2 * 5 * 8 + 2 * (compared * 8 + 2 * expert) + 2 * 8 * 3,
         num_mixtures=1,
         experts_per_token=2.0,
     )
