@@ -1,5 +1,7 @@
 """What a run may choose about its optimiser and its loop, checked before any work starts."""
 
+import os
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import cos, gcd, pi
@@ -65,7 +67,8 @@ class TrainerOptions:
     """How long a run trains, how often it looks up, in which precision and where.
 
     Raises:
-        ConfigError: a count below 1, or bfloat16 on a device without it.
+        ConfigError: a count below 1, bfloat16 on a device without it, or a model to be compiled
+            without a C++ compiler.
     """
 
     max_steps: int
@@ -74,6 +77,7 @@ class TrainerOptions:
     checkpoint_every: int
     precision: Precision
     matmul_precision: Literal["highest", "high", "medium"]
+    compile: bool
     accelerator: Literal["auto", "cpu", "gpu"]
     threads: int | None
     clip_norm: float
@@ -94,6 +98,12 @@ class TrainerOptions:
             raise ConfigError(
                 f"trainer.precision = {self.precision}: {torch.cuda.get_device_name()} has no "
                 "bfloat16. Use 32-true."
+            )
+        compiler = os.environ.get("CXX", "g++")
+        if self.compile and not on_gpu and shutil.which(compiler) is None:
+            raise ConfigError(
+                "trainer.compile = true: torch.compile needs a C++ compiler on a CPU, and there is "
+                f"no '{compiler}'. Install one, or use trainer.compile=false."
             )
 
     @property

@@ -119,6 +119,8 @@ def train(
     torch.set_float32_matmul_precision(options.matmul_precision)
     parts.data.setup()
     learner = parts.learner()
+    if options.compile:
+        parts.model.compile()
     notes = caveats(parts)
     with run_folder(cfg, run), spared_collection():
         on_start()

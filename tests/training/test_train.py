@@ -3,12 +3,14 @@
 import json
 import math
 import subprocess
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
+from torch import nn
 
 from hmoe.config import compose, digest
 from hmoe.errors import ConfigError
@@ -330,6 +332,36 @@ def test_a_machine_without_git_can_train(monkeypatch):
 def test_bfloat16_trains_on_the_cpu(precision, tmp_path):
     result = train_in(tmp_path / "run", f"trainer.precision={precision}")
     assert result["state"] == "complete"
+
+
+def test_compiling_without_a_compiler_is_refused_before_any_work(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    wanted = [*RUN, "trainer.accelerator=cpu", "trainer.compile=true"]
+    with pytest.raises(ConfigError, match=r"compile = true: .* there is no 'no-such-compiler'"):
+        assemble(compose(wanted))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_compiled_model_learns_the_same(tmp_path, monkeypatch):
+    eager = train_in(tmp_path / "eager")
+    called = []
+    monkeypatch.setattr(nn.Module, "compile", _noting(nn.Module.compile, called))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the compiler, about itself
+        compiled = train_in(tmp_path / "compiled", "trainer.compile=true")
+    assert len(called) == 1
+    for key, value in eager["metrics"].items():
+        if key.endswith("loss"):
+            assert compiled["metrics"][key] == pytest.approx(value, rel=1e-2)
+
+
+def _noting(function, called):
+    def wrapped(*args, **kwargs):
+        called.append(args)
+        return function(*args, **kwargs)
+
+    return wrapped
 
 
 def test_digits_are_learnt_in_a_few_hundred_steps(tmp_path):
