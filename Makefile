@@ -4,7 +4,7 @@
 TORCH   := 2.13.0
 UV      := 0.13.9
 SWEEP   ?= hierarchy
-BENCH   ?= train
+BENCH   ?= layer routing train sweep
 ARGS    ?=
 BIN     := .venv/bin
 READY   := .venv/.ready
@@ -33,7 +33,7 @@ report: $(READY) ## Write the report of the study SWEEP from its stored runs
 ui: $(READY) ## Browse the runs in MLflow on this machine
 	$(BIN)/hmoe ui $(ARGS)
 
-bench: $(READY) ## Measure ratios side by side, of the suites in BENCH (default: train)
+bench: $(READY) ## Measure ratios side by side, of the suites in BENCH (an hour; one: BENCH=layer)
 	$(BIN)/hmoe bench $(BENCH) $(ARGS)
 
 test: $(READY) ## Run the quick tests
