@@ -4,9 +4,10 @@ Text is drawn as outlines, so that it looks the same where a font is missing. Ti
 random names are left out: equal numbers give equal files.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -90,6 +91,20 @@ def plot_panels(panels: Sequence[Panel], path: Path, *, title: str, x_label: str
             figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
         _save(figure, path)
     return path
+
+
+def plot_ratios(
+    rows: Sequence[Mapping[str, Any]],
+    path: Path,
+    *,
+    name: Callable[[Mapping[str, Any]], str],
+    title: str,
+    x_label: str,
+    aim: float | None,
+) -> Path:
+    """One panel, a mark a row: the spread under its key `ratio`, called what `name` makes of it."""
+    marks = [Mark(name(row), group="ratio", **row["ratio"]) for row in rows]
+    return plot_panels([Panel(title, marks, aim)], path, title="", x_label=x_label)
 
 
 def plot_lines(

@@ -8,7 +8,7 @@ the width.
 """
 
 from math import isqrt, log2
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -138,3 +138,31 @@ def recall(found_TK: Tensor, exact_TK: Tensor) -> float:
 def _layer(*choices: str) -> OfLayer:
     fixed = ("experts=zero", "balance=none", "selection=top_k", f"selection.k={K}")
     return OfLayer(hmoe.build(*fixed, *choices, dim=DIM))
+
+
+def recalls(num_experts: int, device: str, num_tokens: int = 256) -> list[dict[str, Any]]:
+    """Share of the exact best 16 of each gate that its search finds; gates are random.
+
+    Product keys have the weights of the tied tree, so that its exact best are theirs too.
+    """
+    torch.manual_seed(0)
+    x_TD = torch.randn(num_tokens, DIM, device=device)
+    tied, keys = tied_layer(num_experts).to(device), ProductKeys(num_experts).to(device)
+    with_keys_of(tied, keys)
+    exact_TK = exact_top(tied, x_TD)
+    with torch.no_grad():
+        found = {
+            "tied tree": recall(tied(x_TD).expert_TK, exact_TK),
+            "product keys": recall(keys(x_TD).expert_TK, exact_TK),
+        }
+        for branching in (16, 32):
+            trees = {b: tree_layer(num_experts, branching=branching, beam=b) for b in (4, 16)}
+            trees[16].load_state_dict(trees[4].state_dict())
+            exact_TK = exact_top(trees[4].to(device), x_TD)
+            for beam, tree in trees.items():
+                name = f"tree of {branching}, beam {beam}"
+                found[name] = recall(tree.to(device)(x_TD).expert_TK, exact_TK)
+    return [
+        {"router": name, "experts": num_experts, "tokens": num_tokens, "recall": value}
+        for name, value in found.items()
+    ]

@@ -9,31 +9,38 @@ group, E experts, K experts per token.
 """
 
 import gc
-import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
-from rich.console import Console
 from torch import Tensor, nn
 
 import hmoe
-from hmoe.bench.measure import Timing, in_turns, save, table
+from hmoe.bench.measure import (
+    AIM_COLUMNS,
+    Aim,
+    Timing,
+    in_turns,
+    markdown,
+    save,
+    spread,
+    table,
+    wide_console,
+)
+from hmoe.bench.plot import plot_lines
 from hmoe.bench.routers import (
     DIM,
     Flat,
     OfLayer,
     ProductKeys,
-    exact_top,
-    recall,
+    recalls,
     tied_layer,
     tree_layer,
     tree_spec,
-    with_keys_of,
 )
+from hmoe.config import plain_values
 from hmoe.errors import ConfigError, nearest
 from hmoe.layer import Tree
 from hmoe.layer.asking import compare_asked, compare_level
@@ -55,11 +62,13 @@ _ROUTERS: dict[str, tuple[Callable[[int], nn.Module], int, int]] = {
         2**12,
     ),
 }
+_RATIOS = ("over_product_keys", "over_4096")
+_CROSSING = ("threads", "dim", "branching", "beam", "nodes", "asked", "level_over_asked")
 _FILL = "first touch of a gradient"
 
 
 def bench_routing(*, rounds: int, out: Path, overrides: Sequence[str], command: str) -> Path:
-    """Measure, print tables, write `routing.json` into `out`.
+    """Measure, print tables, write `routing.json`, `routing.md` and `routing.svg` into `out`.
 
     Args:
         overrides: `device=cuda` (default cpu), `threads=[1]` (default [1,2]).
@@ -68,7 +77,6 @@ def bench_routing(*, rounds: int, out: Path, overrides: Sequence[str], command: 
         ConfigError: another override.
     """
     device, threads = _options(overrides)
-    console = Console()
     rows: list[dict[str, Any]] = []
     crossings: list[dict[str, Any]] = []
     small: list[dict[str, Any]] = []
@@ -78,16 +86,24 @@ def bench_routing(*, rounds: int, out: Path, overrides: Sequence[str], command: 
                 rows += growth(_SIZES, passes, rounds, device)
             crossings += dense_per_asked(rounds, device)
             small += lazy_over_dense((16, 64, 256, 1024, 4096), rounds, device)
-    columns = ("threads", "passes", "router", "experts", "seconds", "over_product_keys")
-    console.print(table("who works on 4,096 tokens", rows, columns))
-    columns = ("threads", "dim", "branching", "beam", "nodes", "asked", "level_over_asked")
-    console.print(table("where dense scoring ends", crossings, columns))
-    columns = ("threads", "tree", "lazy_over_dense", "lowest", "highest")
-    console.print(table("hmoe_lazy beside hmoe, forward + backward", small, columns))
     found = recalls(_SIZES[-1], device)
-    console.print(table(f"recall of the exact top 16 of {_SIZES[-1]}", found, ("router", "recall")))
-    aims = _aims(rows)
-    console.print(table("aims", aims, ("threads", "aim", "measured", "bound")))
+    aims = [aim.row() for aim in routing_aims(rows)]
+    tables = [
+        (
+            "who works on 4,096 tokens",
+            rows,
+            ("threads", "passes", "router", "experts", "seconds", *_RATIOS),
+        ),
+        ("where dense scoring ends", crossings, _CROSSING),
+        (
+            "hmoe_lazy beside hmoe, forward + backward",
+            small,
+            ("threads", "tree", "lazy_over_dense"),
+        ),
+        (f"recall of the exact top 16 of {_SIZES[-1]}", found, ("router", "recall")),
+        ("aims", aims, AIM_COLUMNS),
+    ]
+    wide_console().print(*(table(*parts) for parts in tables))
     record = {
         "routing": rows,
         "dense_per_asked": crossings,
@@ -96,7 +112,11 @@ def bench_routing(*, rounds: int, out: Path, overrides: Sequence[str], command: 
         "aims": aims,
         "device": device,
     }
-    return save(record, suite="routing", out=out, command=command)
+    path = save(record, suite="routing", out=out, command=command)
+    page = f"`{command}`\n\n" + "\n".join(markdown(*parts) for parts in tables)
+    (out / "routing.md").write_text(page, encoding="utf-8")
+    _plot([row for row in rows if row["threads"] == threads[-1]], out / "routing.svg")
+    return path
 
 
 def growth(sizes: Sequence[int], passes: str, rounds: int, device: str) -> list[dict[str, Any]]:
@@ -184,50 +204,19 @@ def lazy_over_dense(sizes: Sequence[int], rounds: int, device: str) -> list[dict
                 ).to(device)
                 runs[ffn] = _both(OfLayer(layer), x_TD)
             times = in_turns(runs, rounds=3 * rounds, title=f"lazy and dense {spec}", device=device)
-            ratios = times["hmoe_lazy"].over(times["hmoe"], "wall")
             rows.append(
                 {
                     "threads": torch.get_num_threads(),
                     "tree": "x".join(map(str, spec)),
                     "experts": num_experts,
-                    "lazy_over_dense": statistics.median(ratios),
-                    "lowest": min(ratios),
-                    "highest": max(ratios),
+                    "lazy_over_dense": _ratio(times["hmoe_lazy"], times["hmoe"]),
                 }
             )
     return rows
 
 
-def recalls(num_experts: int, device: str, num_tokens: int = 256) -> list[dict[str, Any]]:
-    """Share of the exact best 16 of each gate that its search finds; gates are random.
-
-    Product keys have the weights of the tied tree, so that its exact best are theirs too.
-    """
-    torch.manual_seed(0)
-    x_TD = torch.randn(num_tokens, DIM, device=device)
-    tied, keys = tied_layer(num_experts).to(device), ProductKeys(num_experts).to(device)
-    with_keys_of(tied, keys)
-    exact_TK = exact_top(tied, x_TD)
-    with torch.no_grad():
-        found = {
-            "tied tree": recall(tied(x_TD).expert_TK, exact_TK),
-            "product keys": recall(keys(x_TD).expert_TK, exact_TK),
-        }
-        for branching in (16, 32):
-            trees = {b: tree_layer(num_experts, branching=branching, beam=b) for b in (4, 16)}
-            trees[16].load_state_dict(trees[4].state_dict())
-            exact_TK = exact_top(trees[4].to(device), x_TD)
-            for beam, tree in trees.items():
-                name = f"tree of {branching}, beam {beam}"
-                found[name] = recall(tree.to(device)(x_TD).expert_TK, exact_TK)
-    return [
-        {"router": name, "experts": num_experts, "tokens": num_tokens, "recall": value}
-        for name, value in found.items()
-    ]
-
-
-def _aims(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What routing must show, and what it shows."""
+def routing_aims(rows: Sequence[Mapping[str, Any]]) -> list[Aim]:
+    """What routing must show, and what it shows, for every number of threads."""
     aims = [
         ("tree of 16", "over_4096", "2^20 over 2^12 experts, tree of 16", 4.0),
         ("tree of 32", "over_4096", "2^20 over 2^12 experts, tree of 32", 4.0),
@@ -235,16 +224,13 @@ def _aims(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         ("tree of 16", "over_product_keys", "tree of 16 over product keys, 2^20", 2.0),
         ("tree of 32", "over_product_keys", "tree of 32 over product keys, 2^20", 2.0),
     ]
-    found = {(r["threads"], r["router"]): r for r in rows if _is_aimed_at(r)}
+    aimed_at = [r for r in rows if r["passes"] == _FORWARD and r["experts"] == 2**20]
+    found = {(r["threads"], r["router"]): r for r in aimed_at}
     return [
-        {"threads": threads, "aim": name, "measured": found[threads, router][ratio], "bound": bound}
-        for threads in sorted({threads for threads, _ in found})
+        Aim(f"{name}, threads {n}", found[n, router][ratio]["median"], bound, "at most")
+        for n in sorted({n for n, _ in found})
         for router, ratio, name, bound in aims
     ]
-
-
-def _is_aimed_at(row: Mapping[str, Any]) -> bool:
-    return row["passes"] == _FORWARD and row["experts"] == 2**20
 
 
 def _forward(router: nn.Module, x_TD: Tensor) -> Callable[[], object]:
@@ -271,8 +257,18 @@ def _in_turns(
     return dict(zip(runs, times.values(), strict=True))
 
 
-def _ratio(one: Timing, other: Timing) -> float:
-    return statistics.median(one.over(other, "wall"))
+def _ratio(one: Timing, other: Timing) -> dict[str, float]:
+    return spread(one.over(other, "wall"))
+
+
+def _plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Seconds over experts, forward; what is measured at one size only is no line."""
+    series: dict[str, dict[float, list[float]]] = {}
+    for row in rows:
+        if row["passes"] == _FORWARD:
+            series.setdefault(row["router"], {})[row["experts"]] = row["all_seconds"]
+    title = f"Who works on 4,096 tokens: forward, threads {rows[0]['threads']}"
+    plot_lines(series, path, title=title, x_label="experts", y_label="seconds")
 
 
 @contextmanager
@@ -286,19 +282,15 @@ def _threads(number: int) -> Iterator[None]:
 
 
 def _options(overrides: Sequence[str]) -> tuple[str, list[int]]:
-    options = {"device": "cpu", "threads": [1, 2]}
-    given: dict[str, Any] = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))  # type: ignore[assignment]
-    for name in given:
-        if name not in options:
-            raise ConfigError(
-                f"{name}: routing has the options {', '.join(options)}, rounds and out."
-                + nearest(name, options)
-            )
-    chosen = options | given
-    threads = chosen["threads"]
+    chosen = plain_values(overrides, {"device": "cpu", "threads": [1, 2]})
+    device, threads = chosen["device"], chosen["threads"]
     numbers = threads if isinstance(threads, list) else [threads]
-    if not all(isinstance(n, int) and n > 0 for n in numbers):
+    if not numbers or not all(isinstance(n, int) and n > 0 for n in numbers):
         raise ConfigError(f"threads = {threads}: expected whole numbers of at least 1.")
-    if chosen["device"] == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device = cuda: this machine has none that torch can use.")
-    return str(chosen["device"]), numbers
+    if device not in ("cpu", "cuda"):
+        raise ConfigError(
+            f"device = {device}: cpu or cuda is expected.{nearest(device, ['cpu', 'cuda'])}"
+        )
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device = cuda: torch finds none here. Use device=cpu.")
+    return device, numbers

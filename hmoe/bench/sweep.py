@@ -2,13 +2,14 @@
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from hmoe.bench.measure import AIM_COLUMNS, Aim, in_turns, save, spread, table, wide_console
+from hmoe.bench.plot import plot_ratios
 from hmoe.study import Sweep, load_sweep, plan_arms, run_sweep
 
 _CASES = {
@@ -17,7 +18,7 @@ _CASES = {
         *("data=stdlib", "data.eval_bytes=16384", "model=transformer", "trainer.max_steps=8"),
     ),
 }
-_TRIALS = 4
+_TRIALS, _AIM = 4, 1.7
 
 
 def bench_sweep(*, rounds: int, out: Path, overrides: Sequence[str], command: str) -> Path:
@@ -25,26 +26,35 @@ def bench_sweep(*, rounds: int, out: Path, overrides: Sequence[str], command: st
 
     A turn is a whole sweep of four trials, with all that Optuna and MLflow keep of it. What is paid
     once comes before: the databases, and the imports of the server that children are forked from.
-    Prints a table, writes `sweep.json` into `out` and returns its path.
+    Prints tables, writes `sweep.json` and `sweep.svg` into `out`, returns the path of the first.
     """
     rows = [
         row
         for case, choices in _CASES.items()
         for row in compare(case, [*choices, *overrides], rounds)
     ]
-    aims = [
-        Aim(f"{row['case']}, against {row['against']}", row["ratio"]["median"], 1.7, "at least")
-        for row in rows
-    ]
+    aims = [Aim(_against(row), row["ratio"]["median"], _AIM, "at least") for row in rows]
     cores = os.cpu_count()
     console = wide_console()
-    title = f"trials per hour: two workers, each on half of {cores} cores / one worker"
+    title = f"Trials per hour: two workers, each on half of {cores} cores / one worker"
+    plot_ratios(
+        rows,
+        out / "sweep.svg",
+        name=_against,
+        title=title,
+        x_label="median, lowest and highest turn",
+        aim=_AIM,
+    )
     columns = ("case", "against", "ratio", "one_trials_per_hour", "two_trials_per_hour")
     console.print(table(title, rows, columns))
     reached = [aim.row() for aim in aims]
     console.print(table("aims", reached, AIM_COLUMNS))
     record = {"cases": rows, "aims": reached, "cores": cores}
     return save(record, suite="sweep", out=out, command=command)
+
+
+def _against(row: Mapping[str, Any]) -> str:
+    return f"{row['case']}, against {row['against']}"
 
 
 def compare(case: str, choices: Sequence[str], rounds: int) -> list[dict[str, Any]]:

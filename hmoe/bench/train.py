@@ -14,6 +14,7 @@ import torch
 from omegaconf import DictConfig
 
 from hmoe.bench.measure import AIM_COLUMNS, Aim, save, spread, table, wide_console
+from hmoe.bench.plot import plot_ratios
 from hmoe.config import compose
 from hmoe.training import assemble, make_trainer, stretches
 
@@ -22,6 +23,7 @@ _CASES = {
     "digits, residual MLP, 4x4": ("data=digits", "model=mlp", "trainer.max_steps=300"),
     "stdlib, transformer, 4x4": ("data=stdlib", "model=transformer", "trainer.max_steps=12"),
 }
+_AIM = 0.95
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Ratio:
 def bench_train(*, rounds: int, out: Path, overrides: Sequence[str], command: str) -> Path:
     """Training steps per second through hmoe against a bare torch loop over the same model.
 
-    Prints a table, writes `train.json` into `out` and returns its path.
+    Prints tables, writes `train.json` and `train.svg` into `out`, returns the path of the first.
     """
     results = []
     for case, choices in _CASES.items():
@@ -52,9 +54,17 @@ def bench_train(*, rounds: int, out: Path, overrides: Sequence[str], command: st
         hmoe_s, bare_s = map(list, zip(*pairs, strict=True))
         results.append(Ratio(case, cfg.trainer.max_steps, hmoe_s, bare_s))
     cases = [_row(r) for r in results]
-    aims = [Aim(row["case"], row["ratio"]["median"], 0.95, "at least").row() for row in cases]
+    aims = [Aim(row["case"], row["ratio"]["median"], _AIM, "at least").row() for row in cases]
     console = wide_console()
-    title = "training steps per second: hmoe / bare torch loop (1 is equal)"
+    title = "Training steps per second: hmoe / bare torch loop"
+    plot_ratios(
+        cases,
+        out / "train.svg",
+        name=lambda row: str(row["case"]),
+        title=title,
+        x_label="median, lowest and highest turn",
+        aim=_AIM,
+    )
     console.print(table(title, cases, ("case", "ratio", "hmoe_steps_per_s")))
     console.print(table("aims", aims, AIM_COLUMNS))
     return save({"cases": cases, "aims": aims}, suite="train", out=out, command=command)
