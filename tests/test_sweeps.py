@@ -45,7 +45,7 @@ def test_the_first_trial_of_every_arm_composes_and_keeps_to_the_contract(name: s
     searched = set()
     for arm in arms:
         trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
-        space = sweep.search.only(keys(arm.cfg))
+        space = sweep.searched.only(keys(arm.cfg))
         drawn = space.suggest(trial, sweep.settings(arm.name))
         cfg = compose([*arm.overrides, *drawn, f"seed={sweep.seed}", "test=false"])
         parts = assemble(cfg, device="meta")
@@ -53,4 +53,4 @@ def test_the_first_trial_of_every_arm_composes_and_keeps_to_the_contract(name: s
         for override in map(parse, drawn):
             assert OmegaConf.select(cfg, key_of(override)) == override.value()
             searched.add(key_of(override))
-    assert searched == set(sweep.search.keys()), "every searched key is drawn by some arm"
+    assert searched == set(sweep.searched.keys()), "every searched key is drawn by some arm"

@@ -1,13 +1,14 @@
 """A study: one question, its arms matched on a budget, searched in equal shares, one writer.
 
-Reading order: spec (the sweep file), space (what is searched), contract (arms of equal cost),
+Reading order: spec and loading (the sweep file), registration, space (what is searched), contract (arms of equal cost),
 search (Optuna), runner (the loop), display.
 """
 
 from hmoe.study.contract import PlannedArm, plan_arms
 from hmoe.study.display import ProgressDisplay, plan_table, status_table
+from hmoe.study.loading import SWEEPS, load_sweep
 from hmoe.study.runner import SweepInterruptedError, run_sweep
-from hmoe.study.spec import SWEEPS, Sweep, load_sweep
+from hmoe.study.spec import Sweep
 
 __all__ = [
     "SWEEPS",

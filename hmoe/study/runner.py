@@ -23,9 +23,10 @@ from hmoe.config import compose
 from hmoe.errors import ConfigError, HmoeError
 from hmoe.files import write_atomically
 from hmoe.study.contract import PlannedArm
+from hmoe.study.registration import diff_fingerprints, fingerprint
 from hmoe.study.search import Search, Ticket
 from hmoe.study.space import settings_of
-from hmoe.study.spec import Sweep, diff_fingerprints, fingerprint
+from hmoe.study.spec import Sweep
 from hmoe.tracking import Store
 from hmoe.training import (
     Child,

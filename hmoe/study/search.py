@@ -101,7 +101,7 @@ class Search:
             slot = trial.user_attrs[_SLOT]
         else:
             trial.set_user_attr(_SLOT, slot)
-        space = self.sweep.search.only(keys(arm.cfg))
+        space = self.sweep.searched.only(keys(arm.cfg))
         drawn = that_are_read(arm.cfg, space.suggest(trial, self.sweep.settings(name)))
         trial.set_user_attr(_DRAWN, drawn)
         return Ticket(arm, slot, drawn, trial)

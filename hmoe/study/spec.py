@@ -5,6 +5,8 @@ question: Does a tree of gates beat a flat gate at equal active parameters?
 objectives: [val/bits_per_byte, val/load/cv/expert]
 contract: {match: active_params, reference: flat, tolerance: 0.02}
 budget: {trials: 15}
+search: {sampler: tpe, bounds: {val/load/cv/expert: 0.5}}
+confirm: {seeds: 6, margins: {val/bits_per_byte: 0.02}}
 seed: 0
 workers: 2
 overrides: [data=stdlib, model=transformer]
@@ -18,30 +20,21 @@ when:
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
     model_validator,
 )
-from yaml import YAMLError  # type: ignore[import-untyped]
 
-from hmoe.config import RunName, expand, explain, literal, parse
-from hmoe.errors import ConfigError, nearest
+from hmoe.config import RunName, expand, literal, parse
+from hmoe.errors import nearest
 from hmoe.study.space import Space, parse_space, settings_of
-
-_PACKAGE = Path(__file__).parents[1]
-SWEEPS = _PACKAGE / "sweeps" if (_PACKAGE / "sweeps").is_dir() else _PACKAGE.parent / "sweeps"
-_NOT_STUDY = {"runs", "tracking"}  # where runs are kept and shown does not change the answer
 
 Direction = Literal["minimize", "maximize"]
 
@@ -108,6 +101,48 @@ class Budget(_Section):
     trials: int = Field(ge=1)
 
 
+class Pruning(_Section):
+    """Asynchronous successive halving: the rungs, and the share that passes each.
+
+    Attributes:
+        first: share of a trial's training FLOPs at which the first rung lies.
+        keep: share of the trials at a rung that go on; the next rung lies 1 / keep times higher.
+    """
+
+    first: float = Field(gt=0, lt=1)
+    keep: float = Field(default=1 / 3, gt=0, lt=1)
+
+
+class Search(_Section):
+    """How settings are drawn, and which trials are stopped early.
+
+    Attributes:
+        sampler: who draws.
+        bounds: of metrics, the worst value that a best configuration may have.
+        pruning: None trains every trial to its end.
+    """
+
+    sampler: Literal["tpe", "nsga2", "random", "grid"] = "tpe"
+    bounds: dict[str, float] = {}
+    pruning: Pruning | None = None
+
+
+class Confirm(_Section):
+    """How the best of each arm is compared with the contract's reference, on fresh seeds.
+
+    Attributes:
+        seeds: paired ones, the same for all arms; none was used by the search.
+        margins: of objectives, the largest difference that does not matter, in their own unit.
+        alpha: error rate of a verdict, over the whole family of pairs.
+        arms: those that are confirmed beside the reference; None takes all.
+    """
+
+    seeds: int = Field(default=6, ge=2)
+    margins: dict[str, Annotated[float, Field(gt=0)]] = Field(min_length=1)
+    alpha: float = Field(default=0.05, gt=0, lt=0.5)
+    arms: list[str] | None = None
+
+
 class Sweep(_Section):
     """One study: a question and all that is needed to answer it."""
 
@@ -122,6 +157,8 @@ class Sweep(_Section):
     arms: dict[Annotated[str, AfterValidator(_arm_name)], Arm] = Field(min_length=1)
     space: list[str] = []
     when: dict[str, list[str]] = {}
+    search: Search = Search()
+    confirm: Confirm | None = None
 
     @model_validator(mode="after")
     def _fit_together(self) -> "Sweep":
@@ -135,6 +172,9 @@ class Sweep(_Section):
                 f"{nearest(self.contract.reference, self.arms)} Arms: {', '.join(self.arms)}."
             )
         self._check_trials()
+        self._check_confirm()
+        for metric in self.search.bounds:
+            _direction(metric)
         for arm in self.arms:
             self._check_arm(arm)
         return self
@@ -148,9 +188,25 @@ class Sweep(_Section):
                 f" e.g. {below} or {below + arms}"
             )
 
+    def _check_confirm(self) -> None:
+        if self.confirm is None:
+            return
+        for metric in self.confirm.margins:
+            if metric not in self.objectives:
+                raise ValueError(
+                    f"confirm.margins: {metric} is not an objective."
+                    f"{nearest(metric, self.objectives)} Objectives: {', '.join(self.objectives)}."
+                )
+        for arm in self.confirm.arms or ():
+            if arm not in self.arms:
+                raise ValueError(
+                    f"confirm.arms: {arm} is not an arm.{nearest(arm, self.arms)}"
+                    f" Arms: {', '.join(self.arms)}."
+                )
+
     def _check_arm(self, arm: str) -> None:
         settings = self.settings(arm)
-        searched = self.search.reachable(settings).keys()
+        searched = self.searched.reachable(settings).keys()
         # What a system says is a start that a search may leave, as any later override may.
         fixed = settings_of(self.arm_overrides(arm))
         for key in searched:
@@ -166,7 +222,7 @@ class Sweep(_Section):
             )
 
     @cached_property
-    def search(self) -> Space:
+    def searched(self) -> Space:
         """`space` and `when`, read."""
         return parse_space(self.space, self.when)
 
@@ -187,118 +243,3 @@ class Sweep(_Section):
     def settings(self, arm: str) -> dict[str, str]:
         """The choices of an arm, key to value as text, as `Space.suggest` wants them."""
         return settings_of(expand(self.arm_overrides(arm)))
-
-
-def load_sweep(name: str, overrides: Sequence[str] = (), *, folder: Path = SWEEPS) -> Sweep:
-    """Read `folder/name.yaml` and change it by the overrides of the command line.
-
-    Keys of the sweep file (`workers=2`, `budget.trials=5`) change the sweep; all others
-    (`data=digits`) are added to the overrides common to all arms.
-    """
-    names = sorted(file.stem for file in folder.glob("*.yaml"))
-    if name not in names:
-        raise ConfigError(
-            f"sweep={name}: no such file in {folder}.{nearest(name, names)} "
-            f"Sweeps: {', '.join(names)}."
-        )
-    content = {"name": name, **_read(folder / f"{name}.yaml")}
-    _check_branches(_sweep(name, content))
-    for override in overrides:
-        parsed = parse(override)
-        *parents, last = parsed.key_or_group.split(".")
-        if (parents or [last])[0] not in Sweep.model_fields:
-            content["overrides"] = [*content.get("overrides", []), override]
-            continue
-        node = content
-        for part in parents:
-            inner = [key for key, value in node.items() if isinstance(value, dict)]
-            if part not in inner:
-                raise ConfigError(
-                    f"{override}: the sweep has no keys under '{part}'.{nearest(part, inner)}"
-                )
-            node[part] = node = dict(node[part])
-        node[last] = parsed.value()
-    return _sweep(name, content)
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        content: Any = OmegaConf.to_container(OmegaConf.load(file))
-    except (OmegaConfBaseException, YAMLError, OSError) as error:
-        raise ConfigError(f"{file}: cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{file}: a mapping is expected")
-    question = f"# {content.get('question')}"
-    first_line = file.read_text(encoding="utf-8").partition("\n")[0]
-    if "question" in content and first_line != question:
-        raise ConfigError(f"{file}: the first line must be the question: {question}")
-    return content
-
-
-def _sweep(name: str, content: Mapping[str, Any]) -> Sweep:
-    try:
-        return Sweep.model_validate(content)
-    except ValidationError as error:
-        raise ConfigError("\n".join(f"sweep {name}: {line}" for line in explain(error))) from error
-
-
-def _check_branches(sweep: Sweep) -> None:
-    """Refuse a branch that no arm can enter: it would be ignored without a word."""
-    arms = [sweep.search.reachable(sweep.settings(arm)) for arm in sweep.arms]
-    entered = [branch for arm in arms for branch in arm.branches]
-    for branch in sweep.search.branches:
-        if branch not in entered:
-            raise ConfigError(
-                f"sweep {sweep.name}: when.{branch.key}={branch.value}: holds in no arm; the value"
-                " must be among the overrides of an arm or the choices of `space`"
-            )
-
-
-# ---------------------------------------------------------------- identity of a study
-
-
-def fingerprint(sweep: Sweep) -> dict[str, Any]:
-    """What defines a study, as plain data for JSON: two sweeps with equal ones may share trials.
-
-    Question, name, budget and workers may change from one call to the next.
-    """
-    kept = {"objectives", "contract", "overrides", "arms", "space", "when", "seed"}
-    content = sweep.model_dump(include=kept)
-    content["overrides"] = [
-        override
-        for override in sweep.overrides
-        if parse(override).key_or_group.partition(".")[0] not in _NOT_STUDY
-    ]
-    return content
-
-
-def diff_fingerprints(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """The differences of two fingerprints, one a line; none when they are equal."""
-    before, after = dict(_leaves("", old)), dict(_leaves("", new))
-    lines = []
-    for key in dict.fromkeys([*before, *after]):
-        one, other = before.get(key), after.get(key)
-        if one == other:
-            continue
-        if not (isinstance(one, list) and isinstance(other, list)):
-            lines.append(f"{key}: {_word(key, before)} -> {_word(key, after)}")
-        elif sorted(one) == sorted(other):
-            lines.append(f"{key}: in another order")
-        else:
-            lines += [f"{key}: - {item}" for item in one if item not in other]
-            lines += [f"{key}: + {item}" for item in other if item not in one]
-    return lines
-
-
-def _leaves(path: str, node: Any) -> list[tuple[str, Any]]:
-    if not isinstance(node, Mapping):
-        return [(path, node)]
-    return [
-        leaf
-        for key, value in node.items()
-        for leaf in _leaves(f"{path}.{key}" if path else str(key), value)
-    ]
-
-
-def _word(key: str, leaves: Mapping[str, Any]) -> str:
-    return literal(leaves[key]) if key in leaves else "(absent)"

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from hmoe.errors import ConfigError
-from hmoe.study.spec import SWEEPS, Sweep, diff_fingerprints, fingerprint, load_sweep
+from hmoe.study.loading import SWEEPS, load_sweep
+from hmoe.study.registration import diff_fingerprints, fingerprint
+from hmoe.study.spec import Sweep
 
 TEXT = """\
 # Does a tree beat a flat gate?
@@ -66,7 +68,7 @@ def test_a_file_says_what_it_says(folder: Path) -> None:
     ]
     assert sweep.settings("dense") == {"data": "stdlib", "model": "transformer_dense"}
     assert sweep.settings("grid")["tree.spec"] == "[4,4]"
-    assert sweep.search.reachable(sweep.settings("flat")).keys() == (
+    assert sweep.searched.reachable(sweep.settings("flat")).keys() == (
         "optim.lr",
         "balance",
         "balance.terms.switch.weight",
