@@ -1,7 +1,7 @@
 """A study: one question, its arms matched on a budget, searched in equal shares, one writer.
 
-Reading order: spec and loading (the sweep file), registration, space (what is searched), contract (arms of equal cost),
-search (Optuna), runner (the loop), display.
+Reading order: spec and loading (the sweep file), registration, space (what is searched), contract
+(arms of equal cost), search (Optuna), runner (the loop), display.
 """
 
 from hmoe.study.contract import PlannedArm, plan_arms

@@ -16,10 +16,12 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 if TYPE_CHECKING:
     from hmoe.tracking.follow import Follower
     from hmoe.tracking.reading import (
+        Confirmation,
         Contract,
         LevelLoad,
         Objective,
         Point,
+        Registration,
         Run,
         Study,
         read_study,
@@ -30,11 +32,13 @@ if TYPE_CHECKING:
     from hmoe.tracking.ui import serve, ui_command
 
 __all__ = [
+    "Confirmation",
     "Contract",
     "Follower",
     "LevelLoad",
     "Objective",
     "Point",
+    "Registration",
     "Run",
     "Store",
     "Study",

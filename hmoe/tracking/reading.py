@@ -58,6 +58,25 @@ class Contract:
 
 
 @dataclass(frozen=True)
+class Confirmation:
+    """How arms are confirmed: see `Confirm` of the sweep file. All arms where `arms` is empty."""
+
+    seeds: int
+    margins: Mapping[str, float]
+    alpha: float
+    arms: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What was written down before the first trial: digest of the plan, commit, when (UTC)."""
+
+    digest: str
+    commit: str
+    time: str
+
+
+@dataclass(frozen=True)
 class Run:
     """One trial or confirmation seed.
 
@@ -108,6 +127,8 @@ class Study:
     command: str
     objectives: tuple[Objective, ...]
     contract: Contract | None
+    confirmation: Confirmation | None
+    registration: Registration | None
     arms: tuple[str, ...]
     tags: Mapping[str, str]
     params: Mapping[str, str]
@@ -154,6 +175,8 @@ def read_study(runs: Path, study: str) -> Study:
         command=tags.get("hmoe.command", ""),
         objectives=tuple(Objective(*o) for o in json.loads(tags.get("hmoe.objectives", "[]"))),
         contract=_contract(json.loads(tags.get("hmoe.contract", "{}"))),
+        confirmation=_confirmation(json.loads(tags.get("hmoe.confirm", "null"))),
+        registration=_registration(json.loads(tags.get("hmoe.registration", "null"))),
         arms=tuple(json.loads(tags.get("hmoe.arms", "[]"))),
         tags=tags,
         params=parent.data.params,
@@ -176,6 +199,14 @@ def _contract(tag: Mapping[str, Any]) -> Contract | None:
     if "match" not in tag:
         return None
     return Contract(tag["match"], tag.get("reference", ""), float(tag.get("tolerance", 0.02)))
+
+
+def _confirmation(tag: Mapping[str, Any] | None) -> Confirmation | None:
+    return None if tag is None else Confirmation(**{**tag, "arms": tuple(tag["arms"] or ())})
+
+
+def _registration(tag: Mapping[str, Any] | None) -> Registration | None:
+    return None if tag is None else Registration(**tag)
 
 
 def _run(run: MlflowRun, runs: Path) -> Run:

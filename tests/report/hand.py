@@ -52,6 +52,8 @@ def make_study(runs: Sequence[Run], **changes: Any) -> Study:
         "command": "hmoe sweep sweep=hand",
         "objectives": (QUALITY, BALANCE),
         "contract": Contract("active_params", 1000.0, 0.02),
+        "confirmation": None,
+        "registration": None,
         "arms": tuple(dict.fromkeys(run.arm for run in runs)),
         "tags": {},
         "params": {},
