@@ -24,7 +24,7 @@ from hmoe.errors import ConfigError, HmoeError
 from hmoe.files import write_atomically
 from hmoe.study.contract import PlannedArm
 from hmoe.study.registration import diff_fingerprints, fingerprint
-from hmoe.study.search import Search, Ticket
+from hmoe.study.search import Search, Ticket, check_search
 from hmoe.study.space import settings_of
 from hmoe.study.spec import Sweep
 from hmoe.tracking import Store
@@ -123,9 +123,10 @@ def run_sweep(
         show: called with what there is to show, a few times a second.
 
     Raises:
-        ConfigError: another process owns the study, or the study has trials under another plan.
+        ConfigError: its search cannot be, another process owns it, or it began under another plan.
         SweepInterruptedError: Ctrl-C or SIGTERM; children are stopped, their trials queued again.
     """
+    check_search(sweep, arms)
     folder = runs / sweep.name
     busy = "wait for it, look at it with `hmoe status`, or give this sweep another name=."
     with held(folder, f"sweep={sweep.name}", busy), _stop_signals() as stop:
@@ -181,8 +182,10 @@ class _Loop:
         try:
             while not stop and (self.under_way or not self._all_begun):
                 self._fill()
-                for work in [work for work in self.under_way if not work.running()]:
-                    self._ended(work)
+                for work in tuple(self.under_way):
+                    gone = not work.running()  # asked first, so that its last line is seen
+                    if (pruned := self.search.verdict(work.ticket, work.folder)) or gone:
+                        self._ended(work, pruned)
                 if time.monotonic() - uploaded > _UPLOAD_SECONDS:
                     for work in self.under_way:
                         self.store.append_events(work.run_id, work.folder)
@@ -205,12 +208,10 @@ class _Loop:
             Child.wait_for_one(children, _POLL_SECONDS)
 
     def show(self, message: str = "") -> None:
-        ended = self.search.ended()
-        steps = {work.folder: work.steps_done() for work in self.under_way}
-        per_trial = self.total_steps // self.sweep.budget.trials
-        done = len(ended) * per_trial + sum(steps.values())
-        total = self.sweep.budget.trials
-        self._show(Progress(message, done, self.total_steps, len(ended), total))
+        ended, total = len(self.search.ended()), self.sweep.budget.trials
+        done = ended * (self.total_steps // total)
+        done += sum(work.steps_done() for work in self.under_way)
+        self._show(Progress(message, done, self.total_steps, ended, total))
 
     def _fill(self) -> None:
         """Start trials while workers are free and trials are left."""
@@ -248,9 +249,13 @@ class _Loop:
         if cfg is not None and not (folder / "result.json").exists():
             work.start()
 
-    def _ended(self, work: Work) -> None:
+    def _ended(self, work: Work, pruned: str) -> None:
         """Tell Optuna and MLflow how a trial ended; let it go on if its process was lost."""
+        if pruned and work.child is not None:
+            work.child.stop()
         state, reason = Child.outcome_of(work.folder, work.child)
+        if pruned and state == "killed":  # one that had ended by itself has ended as it did
+            state, reason = "pruned", pruned
         if state == "killed" and work.newest_checkpoint() != work.lost_at:
             work.lost_at = work.newest_checkpoint()
             work.start()
@@ -258,15 +263,14 @@ class _Loop:
             return
         if state == "killed":
             state, reason = "failed", f"{reason}, twice at the same step"
-        values = None
-        if state == "complete":
-            metrics = json.loads((work.folder / "result.json").read_text())["metrics"]
-            values = {name: metrics[name] for name in work.ticket.arm.objectives}
+        result = work.folder / "result.json"
+        metrics = json.loads(result.read_text())["metrics"] if state == "complete" else None
         self.store.finish(work.run_id, work.folder, state=state, reason=reason or None)
-        self.search.tell(work.ticket, None if values is None else list(values.values()), reason)
+        self.search.tell(work.ticket, metrics, reason, pruned=state == "pruned")
         self.under_way.remove(work)
-        numbers = ", ".join(f"{name} {value:.4g}" for name, value in (values or {}).items())
-        self.show(f"{_label(work.ticket)}: {numbers or f'{state}: {reason}'}")
+        told = ", ".join(f"{m} {metrics[m]:.4g}" for m in work.ticket.arm.objectives if metrics)
+        told = told or f"{state}: {reason}".removeprefix("pruned: ")  # its reason says so
+        self.show(f"{_label(work.ticket)}: {told}")
 
 
 def _threads(sweep: Sweep) -> int:
