@@ -73,7 +73,8 @@ def combinations(draw: Callable[[BaseTrial], Sequence[str]]) -> list[dict[str, A
                 " search.sampler=random takes a sample of them"
             )
         path = path.next()
-    paths = sorted(found.values(), key=lambda p: p.indices[::-1])
+    # Arms that differ in later parameters are paired in the first.
+    paths = sorted(found.values(), key=lambda p: (p.indices[:0:-1], p.indices[:1]))
     return [path.params for path in paths]
 
 

@@ -114,7 +114,6 @@ def test_what_learns_comes_nearer_than_what_does_not(sampler, tmp_path):
             distances.append(abs(params[LR] - 0.03) / 0.1 + abs(params["optim.weight_decay"] - 0.3))
             search.tell(ticket, {"val/loss": distances[-1]})
         found[name] = sum(distances[30:])
-    print(found)
     assert found[sampler] < 0.8 * found["random"]
 
 
