@@ -141,7 +141,8 @@ def test_who_follows_a_run_does_not_wait_for_mlflow():
         ("ui prot=1", "'prot' is not an option here; there are runs, port. Did you mean 'port'?"),
         (
             "bench",
-            "a suite is missing: name one or more of layer, routing, train, sweep, process, large_trees",
+            "a suite is missing: name one or more of "
+            "layer, routing, train, sweep, process, large_trees",
         ),
         (
             "bench trian",
