@@ -181,10 +181,10 @@ def bench(overrides: Sequence[str]) -> int:
     for suite in suites:
         if suite not in SUITES:
             raise ConfigError(
-                f"suite '{suite}': there are {', '.join(SUITES)}.{nearest(suite, SUITES)}"
+                f"suite = {suite}: there are {', '.join(SUITES)}.{nearest(suite, SUITES)}"
             )
     if not suites:
-        raise ConfigError(f"name one suite or more: {', '.join(SUITES)}.")
+        raise ConfigError(f"a suite is missing: name one or more of {', '.join(SUITES)}.")
     own = [o for o in overrides if o.split("=")[0] in ("rounds", "out")]
     options = plain_values(own, {"rounds": 5, "out": "reports/bench"})
     if not isinstance(options["rounds"], int) or options["rounds"] < 1:

@@ -139,10 +139,14 @@ def test_who_follows_a_run_does_not_wait_for_mlflow():
         ("ui", "no tracked runs there"),
         ("ui port=many", "port = many: expected a whole number"),
         ("ui prot=1", "'prot' is not an option here; there are runs, port. Did you mean 'port'?"),
-        ("bench", "name one suite or more: layer, routing, train, sweep, process, large_trees"),
+        (
+            "bench",
+            "a suite is missing: name one or more of "
+            "layer, routing, train, sweep, process, large_trees",
+        ),
         (
             "bench trian",
-            "suite 'trian': there are layer, routing, train, sweep, process, large_trees.",
+            "suite = trian: there are layer, routing, train, sweep, process, large_trees.",
         ),
         ("bench large_trees tree.spec=[4]", "tree.spec=[4]: large_trees has no options"),
         ("bench process seed=1", "seed=1: process has no options but rounds and out"),
