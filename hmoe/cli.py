@@ -129,10 +129,33 @@ def sweep(overrides: Sequence[str]) -> int:
     arms = plan_arms(study)
     console = Console(stderr=True)
     console.print(plan_table(study, arms))
-    display = ProgressDisplay(console)
+    display = ProgressDisplay(console, "trials")
     command = shlex.join(["hmoe", "sweep", *overrides])
     with display.live():
         run_sweep(study, arms, runs, command=command, show=display.show)
+    return _report(runs, study.name)
+
+
+def confirm(overrides: Sequence[str]) -> int:
+    """Train the best of each arm on fresh seeds, with a look at the test set, and report."""
+    from rich.console import Console
+
+    from hmoe.study import (
+        ProgressDisplay,
+        confirmation_table,
+        plan_arms,
+        plan_confirmation,
+        run_confirmation,
+    )
+
+    study, runs = _load_sweep(overrides)
+    arms = plan_arms(study)
+    console = Console(stderr=True)
+    console.print(confirmation_table(study, plan_confirmation(study, arms, runs)))
+    display = ProgressDisplay(console, "runs")
+    command = shlex.join(["hmoe", "confirm", *overrides])
+    with display.live():
+        run_confirmation(study, arms, runs, command=command, show=display.show)
     return _report(runs, study.name)
 
 
@@ -141,13 +164,10 @@ def status(overrides: Sequence[str]) -> int:
     from rich.console import Console
 
     from hmoe.study import plan_arms, status_table
+    from hmoe.study.registration import read_registration
 
     study, runs = _load_sweep(overrides)
-    if not (runs / study.name / "sweep.json").exists():
-        raise ConfigError(
-            f"sweep={study.name}: has not been started in {runs}. Start it with "
-            f"`hmoe sweep sweep={study.name}`."
-        )
+    read_registration(runs / study.name)
     Console().print(status_table(study, plan_arms(study), runs))
     return 0
 
@@ -204,6 +224,7 @@ _COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "describe": (describe, "hmoe describe tree=company model=transformer data=stdlib"),
     "plan": (plan, "hmoe plan sweep=hierarchy"),
     "sweep": (sweep, "hmoe sweep sweep=hierarchy workers=2"),
+    "confirm": (confirm, "hmoe confirm sweep=hierarchy"),
     "status": (status, "hmoe status sweep=hierarchy"),
     "report": (report, "hmoe report sweep=hierarchy"),
     "ui": (ui, "hmoe ui port=5000"),

@@ -16,7 +16,7 @@ import pytest
 from mlflow import MlflowClient
 
 from hmoe import cli
-from hmoe.study import SweepInterruptedError, runner
+from hmoe.study import SweepInterruptedError, registration
 from tests.tiny import RUN, checkpoint, same, sweep_overrides
 from tests.tracking.fake import empty_store
 
@@ -278,7 +278,7 @@ def test_the_plan_and_the_state_of_a_sweep_are_shown(capsys, tmp_path):
     assert not (tmp_path / "runs").exists()
     study, runs = cli._load_sweep(overrides)
     (runs / "tiny").mkdir(parents=True)
-    runner._keep_plan(runs / "tiny", study)
+    registration.register(runs / "tiny", study)
     with pytest.raises(SystemExit) as ended:
         cli.main(["status", *overrides])
     assert ended.value.code == 0

@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hmoe.config import keys, that_are_read
 from hmoe.study.contract import PlannedArm
+from hmoe.study.job import Job
 from hmoe.study.spec import Sweep
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -28,13 +29,11 @@ _REASON = "hmoe.reason"
 _INTERRUPTED = "interrupted"
 
 
-@dataclass(frozen=True)
-class Ticket:
-    """A trial to be run: the arm, its slot, and what was drawn for it."""
+@dataclass(frozen=True, kw_only=True)
+class Ticket(Job):
+    """A trial to be run, and what it is to Optuna."""
 
-    arm: PlannedArm
     slot: int
-    drawn: Sequence[str]
     trial: Trial
 
 
@@ -51,6 +50,11 @@ class Ended:
 def storage_url(runs: Path) -> str:
     """Where Optuna's tables are."""
     return f"sqlite:///{runs.resolve() / 'optuna.db'}"
+
+
+def place_of(arm: str, slot: int) -> str:
+    """The run folder of a slot, below that of the study."""
+    return f"{arm}/trial_{slot:03d}"
 
 
 class Search:
@@ -73,6 +77,17 @@ class Search:
             )
             for arm in arms
         }
+
+    @property
+    def total(self) -> int:
+        """Number of planned trials."""
+        return self.sweep.budget.trials
+
+    @property
+    def total_steps(self) -> int:
+        """Training steps of all planned trials."""
+        steps = sum(arm.cfg.trainer.max_steps for arm in self.arms.values())
+        return steps * self.sweep.trials_per_arm
 
     def recover(self) -> int:
         """Give back the trials that a dead owner left running. Returns how many there were."""
@@ -104,7 +119,18 @@ class Search:
         space = self.sweep.searched.only(keys(arm.cfg))
         drawn = that_are_read(arm.cfg, space.suggest(trial, self.sweep.settings(name)))
         trial.set_user_attr(_DRAWN, drawn)
-        return Ticket(arm, slot, drawn, trial)
+        label = f"{name} trial {slot + 1}"
+        return Ticket(
+            kind="trial",
+            arm=arm,
+            drawn=drawn,
+            seed=self.sweep.seed + slot,
+            name=f"{name}-{slot}",
+            label=f"{label} ({' '.join(drawn)})" if drawn else label,
+            place=place_of(name, slot),
+            slot=slot,
+            trial=trial,
+        )
 
     def tell(self, ticket: Ticket, values: Sequence[float] | None, reason: str = "") -> None:
         """End a slot: with its objective values, or without and with the reason."""
@@ -132,6 +158,15 @@ class Search:
                     reason = trial.user_attrs.get(_REASON, "")
                     found.append(Ended(name, trial.user_attrs[_SLOT], values, reason))
         return found
+
+    def drawn(self, arm: str, slot: int) -> list[str]:
+        """What was drawn for a slot that has ended."""
+        (trial,) = (
+            trial
+            for trial in self._studies[arm].get_trials(deepcopy=False)
+            if _is_final(trial) and trial.user_attrs[_SLOT] == slot
+        )
+        return list(trial.user_attrs[_DRAWN])
 
     def running(self) -> list[tuple[str, int]]:
         """Arm and slot of the trials that Optuna holds as running."""

@@ -206,7 +206,7 @@ def test_ctrl_c_at_any_moment_ends_in_order(after_s, tmp_path):
     assert status == 130 or after_s == 1
     if status == 130:
         assert "Traceback" not in command.said()
-    if (command.runs / "tiny" / "sweep.json").exists():
+    if (command.runs / "tiny" / "registration.json").exists():
         assert_nothing_runs(command.runs, "tiny")
 
 
