@@ -85,7 +85,7 @@ def plan_confirmation(sweep: Sweep, arms: Sequence[PlannedArm], runs: Path) -> P
         )
     choices, left_out = {}, {}
     for arm in arms:
-        if arm.name in {sweep.contract.reference, *(sweep.confirm.arms or sweep.arms)}:
+        if arm.name in {sweep.contract.reference, *_wanted(sweep)}:
             try:
                 choices[arm.name] = _choose(sweep, arm, search, folder)
             except _NothingToConfirmError as reason:
