@@ -112,10 +112,12 @@ def plan(overrides: Sequence[str]) -> int:
     """Compose and match the arms of a sweep, and show what would run."""
     from rich.console import Console
 
-    from hmoe.study import plan_arms, plan_table
+    from hmoe.study import check_search, plan_arms, plan_table
 
     study, _ = _load_sweep(overrides)
-    Console().print(plan_table(study, plan_arms(study)))
+    arms = plan_arms(study)
+    check_search(study, arms)
+    Console().print(plan_table(study, arms))
     return 0
 
 

@@ -7,19 +7,17 @@ ended.json beside it. A confirmation that was stopped in any way goes on where i
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from hmoe.errors import ConfigError
 from hmoe.files import write_atomically
-from hmoe.metrics import direction
 from hmoe.study.contract import PlannedArm
 from hmoe.study.job import Job
 from hmoe.study.registration import CHOSEN, kept_choice, num_seeds, registered
 from hmoe.study.runner import Progress, run_jobs
-from hmoe.study.search import Search, place_of
+from hmoe.study.search import Ended, Search, best, place_of
 from hmoe.study.spec import Sweep
 
 _ENDED = "confirm/ended.json"
@@ -33,7 +31,7 @@ class Choice:
     Attributes:
         slot: of the trial.
         drawn: its searched settings, as overrides.
-        value: what it reached on the arm's first objective.
+        value: what it reached on the first objective.
         seconds: for which it trained.
     """
 
@@ -76,20 +74,21 @@ def plan_confirmation(sweep: Sweep, arms: Sequence[PlannedArm], runs: Path) -> P
     if kept := kept_choice(folder):
         choices = {name: Choice(**choice) for name, choice in kept["arms"].items()}
         return Plan(choices, kept["left_out"], seeds)
-    search = Search(sweep, arms, runs)
-    ended = len(search.ended())
-    if ended < sweep.budget.trials:
+    ended = Search(sweep, arms, runs).ended()
+    if len(ended) < sweep.budget.trials:
         raise ConfigError(
-            f"sweep={sweep.name}: {ended} of budget.trials={sweep.budget.trials} trials have ended;"
-            f" only a complete search is confirmed. Go on with `hmoe sweep sweep={sweep.name}`."
+            f"sweep={sweep.name}: {len(ended)} of budget.trials={sweep.budget.trials} trials have "
+            "ended; only a complete search is confirmed. Go on with "
+            f"`hmoe sweep sweep={sweep.name}`."
         )
-    choices, left_out = {}, {}
+    found, choices, left_out = best(sweep, ended), {}, {}
     for arm in arms:
-        if arm.name in {sweep.contract.reference, *_wanted(sweep)}:
-            try:
-                choices[arm.name] = _choose(sweep, arm, search, folder)
-            except _NothingToConfirmError as reason:
-                left_out[arm.name] = str(reason)
+        if arm.name not in _wanted(sweep):
+            continue
+        if end := found.get(arm.name):
+            choices[arm.name] = _choice(end, end.values[sweep.objectives[0]], folder)
+        else:
+            left_out[arm.name] = _why_not([end for end in ended if end.arm == arm.name])
     if sweep.contract.reference in left_out:
         raise ConfigError(
             f"sweep={sweep.name}: the reference '{sweep.contract.reference}' cannot be confirmed: "
@@ -179,8 +178,19 @@ class Confirmation:
             self._begun.add(job.place)
         return job
 
-    def tell(self, job: Job, values: Sequence[float] | None, reason: str = "") -> None:
-        """End a run. Its values are in its folder; kept here is that it ended, and why so."""
+    def verdict(self, job: Job, folder: Path) -> str:
+        """A run that confirms is never stopped early."""
+        return ""
+
+    def tell(
+        self,
+        job: Job,
+        metrics: Mapping[str, float] | None,
+        reason: str = "",
+        *,
+        pruned: bool = False,
+    ) -> None:
+        """End a run. Its metrics are in its folder; kept here is that it ended, and why so."""
         self._reasons[job.place] = reason
         write_atomically(self._path, json.dumps(self._reasons, indent=1))
 
@@ -191,10 +201,6 @@ class Confirmation:
     def ended(self) -> list[str]:
         """The run folders of all runs that have ended, below that of the study."""
         return list(self._reasons)
-
-
-class _NothingToConfirmError(Exception):
-    """No trial of an arm may stand for it."""
 
 
 def _job(arm: PlannedArm, choice: Choice, seed: int) -> Job:
@@ -209,31 +215,21 @@ def _job(arm: PlannedArm, choice: Choice, seed: int) -> Job:
     )
 
 
-def _choose(sweep: Sweep, arm: PlannedArm, search: Search, folder: Path) -> Choice:
-    """The best complete trial of an arm by its first objective, among those within the bounds."""
-    objective = arm.objectives[0]
-    sign = 1 if direction(objective) == "minimize" else -1
-    results: dict[int, dict[str, Any]] = {}
-    for end in search.ended():
-        path = folder / place_of(arm.name, end.slot) / "result.json"
-        if end.arm == arm.name and end.values and path.exists():
-            results[end.slot] = json.loads(path.read_text(encoding="utf-8"))
-    if not results:
-        raise _NothingToConfirmError(f"none of its {sweep.trials_per_arm} trials is complete")
-    within = {slot: result for slot, result in results.items() if _within(sweep, result["metrics"])}
-    if not within:
-        raise _NothingToConfirmError(
-            f"none of its {len(results)} complete trials is within search.bounds"
-        )
-    slot = min(within, key=lambda slot: (sign * within[slot]["metrics"][objective], slot))
-    metrics, cost = within[slot]["metrics"], within[slot]["cost"]
-    return Choice(slot, search.drawn(arm.name, slot), metrics[objective], cost["seconds"])
+def _wanted(sweep: Sweep) -> Iterable[str]:
+    """The arms that are to be confirmed."""
+    assert sweep.confirm is not None
+    named = sweep.arms if sweep.confirm.arms is None else sweep.confirm.arms
+    return {sweep.contract.reference, *named}
 
 
-def _within(sweep: Sweep, metrics: dict[str, float]) -> bool:
-    """Whether no bounded metric is worse than allowed; one that an arm lacks bounds it not."""
-    return all(
-        metrics[metric] <= worst if direction(metric) == "minimize" else metrics[metric] >= worst
-        for metric, worst in sweep.search.bounds.items()
-        if metric in metrics
-    )
+def _choice(end: Ended, value: float, folder: Path) -> Choice:
+    result = json.loads((folder / place_of(end.arm, end.slot) / "result.json").read_text())
+    return Choice(end.slot, end.drawn, value, result["cost"]["seconds"])
+
+
+def _why_not(own: Sequence[Ended]) -> str:
+    """Why none of the trials of an arm may stand for it."""
+    complete = sum(end.state == "complete" for end in own)
+    if complete:
+        return f"none of its {complete} complete trials is within search.bounds"
+    return f"none of its {len(own)} trials is complete"

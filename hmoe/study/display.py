@@ -136,7 +136,7 @@ def status_table(sweep: Sweep, arms: Sequence[PlannedArm], runs: Path) -> Table:
         padding=(0, 1),
     )
     table.add_column("arm", no_wrap=True)
-    for column in ("planned", "complete", "failed", "running", *sweep.objectives):
+    for column in ("planned", "complete", "pruned", "failed", "running", *sweep.objectives):
         table.add_column(column, justify="right")
     for arm in arms:
         own = [e for e in ended if e.arm == arm.name]
@@ -148,8 +148,7 @@ def status_table(sweep: Sweep, arms: Sequence[PlannedArm], runs: Path) -> Table:
         table.add_row(
             arm.name,
             str(sweep.trials_per_arm),
-            str(sum(1 for e in own if e.values)),
-            str(sum(1 for e in own if not e.values)),
+            *(str(sum(e.state == s for e in own)) for s in ("complete", "pruned", "failed")),
             str(sum(1 for name, _ in running if name == arm.name)),
             *best,
         )

@@ -1,7 +1,8 @@
 """A job: one run that a study needs. The search and the confirmation are sources of jobs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 from hmoe.config import literal
@@ -57,8 +58,18 @@ class Source(Protocol[J]):
     def ask(self) -> J | None:
         """The next job; None when all have begun."""
 
-    def tell(self, job: J, values: Sequence[float] | None, reason: str = "") -> None:
-        """End a job: with the values of its arm's objectives, or without and with the reason."""
+    def verdict(self, job: J, folder: Path) -> str:
+        """Why a running job is to be stopped, by what is in its folder; "" lets it go on."""
+
+    def tell(
+        self,
+        job: J,
+        metrics: Mapping[str, float] | None,
+        reason: str = "",
+        *,
+        pruned: bool = False,
+    ) -> None:
+        """End a job: with the metrics of its run, or without and with the reason."""
 
     def interrupt(self, job: J) -> None:
         """Give back a job that was stopped on purpose; it is asked for again."""

@@ -24,7 +24,7 @@ from hmoe.errors import ConfigError, HmoeError
 from hmoe.study.contract import PlannedArm
 from hmoe.study.job import J, Source
 from hmoe.study.registration import deviations, parent_tags, register
-from hmoe.study.search import Search
+from hmoe.study.search import Search, check_search
 from hmoe.study.space import settings_of
 from hmoe.study.spec import Sweep
 from hmoe.tracking import Store, read_study
@@ -112,7 +112,12 @@ def run_sweep(
     command: str,
     show: Callable[[Progress], None],
 ) -> None:
-    """Run all trials of a sweep that have not ended yet; `run_jobs` says what is raised."""
+    """Run all trials of a sweep that have not ended yet; `run_jobs` says what else is raised.
+
+    Raises:
+        ConfigError: its search cannot be.
+    """
+    check_search(sweep, arms)
 
     def search() -> Search:
         found = Search(sweep, arms, runs)
@@ -203,8 +208,10 @@ class _Loop(Generic[J]):
         try:
             while not stop and (self.under_way or not self._all_begun):
                 self._fill()
-                for work in [work for work in self.under_way if not work.running()]:
-                    self._ended(work)
+                for work in tuple(self.under_way):
+                    gone = not work.running()  # asked first, so that its last line is seen
+                    if (pruned := self.source.verdict(work.job, work.folder)) or gone:
+                        self._ended(work, pruned)
                 if time.monotonic() - uploaded > _UPLOAD_SECONDS:
                     for work in self.under_way:
                         self.store.append_events(work.run_id, work.folder)
@@ -228,8 +235,8 @@ class _Loop(Generic[J]):
 
     def show(self, message: str = "") -> None:
         ended, total = len(self.source.ended()), self.source.total
-        per_job = self.source.total_steps // total
-        done = ended * per_job + sum(work.steps_done() for work in self.under_way)
+        done = ended * (self.source.total_steps // total)
+        done += sum(work.steps_done() for work in self.under_way)
         self._show(Progress(message, done, self.source.total_steps, ended, total))
 
     def _fill(self) -> None:
@@ -267,9 +274,13 @@ class _Loop(Generic[J]):
         if cfg is not None and not (folder / "result.json").exists():
             work.start()
 
-    def _ended(self, work: Work[J]) -> None:
+    def _ended(self, work: Work[J], pruned: str) -> None:
         """Tell source and MLflow how a job ended; let it go on if its process was lost."""
+        if pruned and work.child is not None:
+            work.child.stop()
         state, reason = Child.outcome_of(work.folder, work.child)
+        if pruned and state == "killed":  # one that had ended by itself has ended as it did
+            state, reason = "pruned", pruned
         if state == "killed" and work.newest_checkpoint() != work.lost_at:
             work.lost_at = work.newest_checkpoint()
             work.start()
@@ -277,15 +288,14 @@ class _Loop(Generic[J]):
             return
         if state == "killed":
             state, reason = "failed", f"{reason}, twice at the same step"
-        values = None
-        if state == "complete":
-            metrics = json.loads((work.folder / "result.json").read_text())["metrics"]
-            values = {name: metrics[name] for name in work.job.arm.objectives}
+        result = work.folder / "result.json"
+        metrics = json.loads(result.read_text())["metrics"] if state == "complete" else None
         self.store.finish(work.run_id, work.folder, state=state, reason=reason or None)
-        self.source.tell(work.job, None if values is None else list(values.values()), reason)
+        self.source.tell(work.job, metrics, reason, pruned=state == "pruned")
         self.under_way.remove(work)
-        numbers = ", ".join(f"{name} {value:.4g}" for name, value in (values or {}).items())
-        self.show(f"{work.job.label}: {numbers or f'{state}: {reason}'}")
+        told = ", ".join(f"{m} {metrics[m]:.4g}" for m in work.job.arm.objectives if metrics)
+        told = told or f"{state}: {reason}".removeprefix("pruned: ")  # its reason says so
+        self.show(f"{work.job.label}: {told}")
 
 
 def _threads(sweep: Sweep) -> int:

@@ -3,22 +3,25 @@
 Optuna holds the truth about which trials there are and how they ended. A trial of an arm is a
 slot, 0 to trials_per_arm - 1; slot i of every arm trains with the same seed and draws from the same
 random numbers, so that arms are paired. A trial that was stopped on the way is told as failed with
-the mark "interrupted"; the next trial of its slot gets the same parameters. A slot ends once.
+the mark "interrupted"; the next trial of its slot gets the same parameters and the verdicts of the
+rungs that it had passed. A slot ends once: complete, failed or pruned.
 """
 
-import hashlib
 import math
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 
 from hmoe.config import keys, that_are_read
+from hmoe.errors import ConfigError
 from hmoe.study.contract import PlannedArm
 from hmoe.study.job import Job
+from hmoe.study.pruning import RUNG, Pruner
+from hmoe.study.samplers import EXCESS, combinations, make_sampler
 from hmoe.study.spec import Sweep
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -27,6 +30,11 @@ _SLOT = "hmoe.slot"
 _DRAWN = "hmoe.drawn"
 _REASON = "hmoe.reason"
 _INTERRUPTED = "interrupted"
+_STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.FAIL: "failed",
+    TrialState.PRUNED: "pruned",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +47,65 @@ class Ticket(Job):
 
 @dataclass(frozen=True)
 class Ended:
-    """How a slot ended: its values by metric (none unless complete), and the reason if not."""
+    """How a slot ended.
+
+    Attributes:
+        arm, slot: which.
+        state: complete, failed or pruned.
+        values: its objectives by metric; none unless complete.
+        reason: why it is not complete.
+        drawn: its overrides beside those of its arm.
+        excess: by how much each bounded metric is beyond its bound; 0 or less is within.
+    """
 
     arm: str
     slot: int
+    state: str
     values: Mapping[str, float]
     reason: str
+    drawn: Sequence[str]
+    excess: Mapping[str, float]
+
+
+def best(sweep: Sweep, ended: Iterable[Ended]) -> dict[str, Ended]:
+    """Of each arm the complete trial that is best in the first objective, within the bounds.
+
+    Of equals the first. An arm that has none within the bounds is left out.
+    """
+    metric = sweep.objectives[0]
+    sign = 1 if sweep.directions[0] == "minimize" else -1
+    found: dict[str, Ended] = {}
+    for one in sorted(ended, key=lambda e: e.slot):
+        if one.state != "complete" or any(value > 0 for value in one.excess.values()):
+            continue
+        known = found.get(one.arm)
+        if known is None or sign * one.values[metric] < sign * known.values[metric]:
+            found[one.arm] = one
+    return found
+
+
+def check_search(sweep: Sweep, arms: Sequence[PlannedArm]) -> None:
+    """Refuse a search that cannot be: a grid that the budget does not go through, or no rung.
+
+    Raises:
+        ConfigError: says what to change.
+    """
+    Pruner(sweep, arms)
+    if sweep.search.sampler != "grid":
+        return
+    sizes = {arm.name: len(combinations_of(sweep, arm)) for arm in arms}
+    if any(sweep.trials_per_arm % size for size in sizes.values()):
+        told = ", ".join(f"{size} in arm '{name}'" for name, size in sizes.items())
+        raise ConfigError(
+            f"sweep {sweep.name}: search.sampler=grid: there are {told}; every arm gets "
+            f"{sweep.trials_per_arm} trials, which must be a multiple of each, such as "
+            f"budget.trials={math.lcm(*sizes.values()) * len(sizes)}"
+        )
+
+
+def combinations_of(sweep: Sweep, arm: PlannedArm) -> list[dict[str, Any]]:
+    """The grid of an arm: all that its space can come to, once each, as Optuna's parameters."""
+    return combinations(lambda trial: _draw(sweep, arm, trial))
 
 
 def storage_url(runs: Path) -> str:
@@ -58,11 +119,14 @@ def place_of(arm: str, slot: int) -> str:
 
 
 class Search:
-    """Ask and tell for all arms of a sweep. Make one in the process that owns the study."""
+    """Ask, judge and tell for all arms of a sweep. Make one in the process that owns the study."""
 
     def __init__(self, sweep: Sweep, arms: Sequence[PlannedArm], runs: Path) -> None:
         self.sweep = sweep
         self.arms = {arm.name: arm for arm in arms}
+        on_grid = self.arms if sweep.search.sampler == "grid" else {}
+        self._pruner = Pruner(sweep, arms)
+        self._grids = {name: combinations_of(sweep, arm) for name, arm in on_grid.items()}
         storage = optuna.storages.RDBStorage(storage_url(runs))
         self._studies = {
             arm.name: optuna.create_study(
@@ -109,15 +173,14 @@ class Search:
             return None
         study, arm = self._studies[name], self.arms[name]
         slot = min(left[name])
-        study.sampler = _sampler(self.sweep.seed, slot)
-        self._queue_again(study, slot)
+        study.sampler = make_sampler(self.sweep.search, self.sweep.seed, slot)
+        self._queue(study, slot, self._grids.get(name))
         trial = study.ask()
         if _SLOT in trial.user_attrs:  # one that was queued again
             slot = trial.user_attrs[_SLOT]
         else:
             trial.set_user_attr(_SLOT, slot)
-        space = self.sweep.searched.only(keys(arm.cfg))
-        drawn = that_are_read(arm.cfg, space.suggest(trial, self.sweep.settings(name)))
+        drawn = _draw(self.sweep, arm, trial)
         trial.set_user_attr(_DRAWN, drawn)
         label = f"{name} trial {slot + 1}"
         return Ticket(
@@ -132,16 +195,38 @@ class Search:
             trial=trial,
         )
 
-    def tell(self, ticket: Ticket, values: Sequence[float] | None, reason: str = "") -> None:
-        """End a slot: with its objective values, or without and with the reason."""
-        if values is not None and not all(math.isfinite(value) for value in values):
-            values, reason = None, f"an objective is not finite: {list(values)}"
-        study = self._studies[ticket.arm.name]
-        if values is None:
-            ticket.trial.set_user_attr(_REASON, reason)
-            study.tell(ticket.trial, state=TrialState.FAIL)
-        else:
-            study.tell(ticket.trial, list(values))
+    def tell(
+        self,
+        ticket: Ticket,
+        metrics: Mapping[str, float] | None,
+        reason: str = "",
+        *,
+        pruned: bool = False,
+    ) -> None:
+        """End a slot: with the metrics of its run, or without and with the reason."""
+        trial, study = ticket.trial, self._studies[ticket.arm.name]
+        values, excess = [], {}
+        if metrics is not None:
+            values = [metrics[metric] for metric in ticket.arm.objectives]
+            excess = self.sweep.search.excess(metrics)
+            if not all(map(math.isfinite, (*values, *excess.values()))):
+                metrics, reason = None, f"an objective is not finite: {values}"
+        elif pruned:
+            rungs = {k: v for k, v in trial.user_attrs.items() if k.startswith(RUNG)}
+            excess = max(rungs.items(), key=lambda rung: int(rung[0].removeprefix(RUNG)))[1][
+                "excess"
+            ]
+        if excess:
+            trial.set_user_attr(EXCESS, excess)
+        if metrics is not None:
+            study.tell(trial, values)
+            return
+        trial.set_user_attr(_REASON, reason)
+        study.tell(trial, state=TrialState.PRUNED if pruned else TrialState.FAIL)
+
+    def verdict(self, ticket: Ticket, folder: Path) -> str:
+        """Why a trial is to be stopped, by what its run folder holds now; "" lets it go on."""
+        return self._pruner.verdict(ticket.arm, ticket.trial, folder)
 
     def interrupt(self, ticket: Ticket) -> None:
         """Give back a trial that was stopped on purpose; its slot is asked for again."""
@@ -154,19 +239,19 @@ class Search:
             metrics = self.arms[name].objectives
             for trial in study.get_trials(deepcopy=False):
                 if _is_final(trial):
-                    values = dict(zip(metrics, trial.values or (), strict=False))
-                    reason = trial.user_attrs.get(_REASON, "")
-                    found.append(Ended(name, trial.user_attrs[_SLOT], values, reason))
+                    attrs = trial.user_attrs
+                    found.append(
+                        Ended(
+                            arm=name,
+                            slot=attrs[_SLOT],
+                            state=_STATES[trial.state],
+                            values=dict(zip(metrics, trial.values or (), strict=False)),
+                            reason=attrs.get(_REASON, ""),
+                            drawn=attrs[_DRAWN],
+                            excess=attrs.get(EXCESS, {}),
+                        )
+                    )
         return found
-
-    def drawn(self, arm: str, slot: int) -> list[str]:
-        """What was drawn for a slot that has ended."""
-        (trial,) = (
-            trial
-            for trial in self._studies[arm].get_trials(deepcopy=False)
-            if _is_final(trial) and trial.user_attrs[_SLOT] == slot
-        )
-        return list(trial.user_attrs[_DRAWN])
 
     def running(self) -> list[tuple[str, int]]:
         """Arm and slot of the trials that Optuna holds as running."""
@@ -188,25 +273,30 @@ class Search:
         trial.set_user_attr(_REASON, _INTERRUPTED)
         trial.study.tell(trial, state=TrialState.FAIL)
 
-    def _queue_again(self, study: optuna.Study, slot: int) -> None:
+    def _queue(self, study: optuna.Study, slot: int, grid: Sequence[dict[str, Any]] | None) -> None:
         """Let the next trial have what an interrupted one of this slot had, if all was drawn.
 
         A trial lost in the middle of its draws draws again from the start: the same numbers.
+        On a grid, which an arm may go through several times, the slot says what it has.
         """
         own = [t for t in study.get_trials(deepcopy=False) if t.user_attrs.get(_SLOT) == slot]
-        drawn = [trial for trial in own if _DRAWN in trial.user_attrs]
         # One that waits already was queued by an owner that died before it could ask.
-        if drawn and not any(trial.state == TrialState.WAITING for trial in own):
-            study.enqueue_trial(drawn[-1].params, user_attrs={_SLOT: slot})
+        if any(trial.state == TrialState.WAITING for trial in own):
+            return
+        drawn = [trial for trial in own if _DRAWN in trial.user_attrs]
+        if drawn:
+            attrs = drawn[-1].user_attrs
+            verdicts = {key: value for key, value in attrs.items() if key.startswith(RUNG)}
+            study.enqueue_trial(drawn[-1].params, user_attrs={_SLOT: slot, **verdicts})
+        elif grid:
+            study.enqueue_trial(grid[slot % len(grid)], user_attrs={_SLOT: slot})
+
+
+def _draw(sweep: Sweep, arm: PlannedArm, trial: BaseTrial) -> list[str]:
+    """Let a trial suggest what is searched; the overrides of it that the arm reads."""
+    space = sweep.searched.only(keys(arm.cfg))
+    return that_are_read(arm.cfg, space.suggest(trial, sweep.settings(arm.name)))
 
 
 def _is_final(trial: FrozenTrial) -> bool:
     return trial.state.is_finished() and trial.user_attrs.get(_REASON) != _INTERRUPTED
-
-
-def _sampler(seed: int, slot: int) -> optuna.samplers.BaseSampler:
-    """One seed a slot, the same for all arms, and the same however often the sweep was stopped."""
-    mixed = int.from_bytes(hashlib.sha256(f"{seed}/{slot}".encode()).digest()[:4])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(seed=mixed, multivariate=True, group=True)

@@ -13,8 +13,14 @@ import pytest
 
 from hmoe.errors import ConfigError
 from hmoe.study import SweepInterruptedError, load_sweep, plan_arms
-from hmoe.study.confirm import Confirmation, fresh_seeds, plan_confirmation, run_confirmation
-from hmoe.study.registration import register
+from hmoe.study.confirm import (
+    Choice,
+    Confirmation,
+    fresh_seeds,
+    plan_confirmation,
+    run_confirmation,
+)
+from hmoe.study.registration import num_seeds, register
 from hmoe.study.runner import Progress, Work
 from hmoe.study.search import Search
 from hmoe.tracking import Store, read_study
@@ -30,10 +36,16 @@ def sweep_and_arms(runs: Path, *changes: str, steps: int = 20):
     return sweep, plan_arms(sweep)
 
 
-def searched(
-    runs: Path, scores: Mapping[str, list[tuple[float, float | None] | None]], *changes: str
-):
-    """A finished search with these results by hand: per slot loss and imbalance, None if failed."""
+Score = tuple[float, float | None] | None
+SCORES: dict[str, list[Score]] = {
+    "dense": [(0.5, None), (0.4, None)],
+    "tree": [(0.3, 0.9), (0.6, 0.2)],
+}
+BOUND = "search={bounds:{val/load/cv/expert:0.5}}"
+
+
+def searched(runs: Path, scores: Mapping[str, list[Score]], *changes: str):
+    """A finished search by hand: loss and imbalance of each slot, None where it failed."""
     sweep, arms = sweep_and_arms(runs, *changes)
     folder = runs / "tiny"
     folder.mkdir(parents=True)
@@ -44,73 +56,50 @@ def searched(
         if score is None:
             search.tell(ticket, None, "out of memory")
             continue
-        metrics = {"val/loss": score[0]}
-        if score[1] is not None:
-            metrics["val/load/cv/expert"] = score[1]
+        metrics = dict(zip(("val/loss", "val/load/cv/expert"), score, strict=True))
+        metrics = {key: value for key, value in metrics.items() if value is not None}
         (folder / ticket.place).mkdir(parents=True)
         result = {"metrics": metrics, "cost": {"seconds": 60.0}}
         (folder / ticket.place / "result.json").write_text(json.dumps(result))
-        search.tell(ticket, list(metrics.values()))
+        search.tell(ticket, metrics)
     return sweep, arms
-
-
-SCORES = {"dense": [(0.5, None), (0.4, None)], "tree": [(0.3, 0.9), (0.6, 0.2)]}
 
 
 # ------------------------------------------------------------------- what is chosen
 
 
-@pytest.mark.parametrize(
-    ("search", "slots"),
-    [
-        ("{}", {"dense": 1, "tree": 0}),
-        # The better one of the tree is too uneven; a dense arm has no load that could be.
-        ("{bounds:{val/load/cv/expert:0.5}}", {"dense": 1, "tree": 1}),
-        ("{bounds:{val/load/cv/expert:0.9}}", {"dense": 1, "tree": 0}),
-        ("{bounds:{val/loss:0.55}}", {"dense": 1, "tree": 0}),
-    ],
-)
-def test_the_best_of_each_arm_within_the_bounds_is_chosen(search, slots, tmp_path):
-    sweep, arms = searched(tmp_path, SCORES, f"search={search}")
-    plan = plan_confirmation(sweep, arms, tmp_path)
-    assert {name: choice.slot for name, choice in plan.choices.items()} == slots
+@pytest.fixture(scope="module")
+def by_hand(tmp_path_factory):
+    """A finished search by hand: its folder, the sweep, its arms."""
+    runs = tmp_path_factory.mktemp("by_hand") / "runs"
+    return runs, *searched(runs, SCORES, BOUND)
+
+
+def test_the_best_of_each_arm_within_the_bounds_is_chosen(by_hand):
+    runs, sweep, arms = by_hand
+    plan = plan_confirmation(sweep, arms, runs)
+    drawn = {(end.arm, end.slot): end.drawn for end in Search(sweep, arms, runs).ended()}
+    # The better trial of the tree is too uneven; a dense arm has no load that could be.
+    assert plan.choices == {
+        "dense": Choice(1, drawn["dense", 1], 0.4, 60.0),
+        "tree": Choice(1, drawn["tree", 1], 0.6, 60.0),
+    }
+    assert drawn["tree", 0] != drawn["tree", 1]
     assert plan.left_out == {}
-    trained = {t.place: t.drawn for t in Confirmation(plan, arms, tmp_path / "tiny")._jobs}
-    lr = {s: plan.choices["dense"].drawn for s in (0, 1)}[1]
-    assert trained["confirm/dense/seed_1000"] == lr
-    assert lr[0].startswith("optim.lr=")
+    assert not (runs / "tiny" / "confirm").exists()
 
 
-def test_what_was_drawn_for_the_chosen_trial_is_trained_again(tmp_path):
-    sweep, arms = searched(tmp_path, SCORES)
-    search = Search(sweep, arms, tmp_path)
-    choices = plan_confirmation(sweep, arms, tmp_path).choices
-    assert choices["tree"].drawn == search.drawn("tree", 0) != search.drawn("tree", 1)
-    assert (choices["tree"].value, choices["tree"].seconds) == (0.3, 60.0)
-
-
-def test_an_arm_without_a_trial_to_confirm_is_left_out_with_the_reason(tmp_path):
-    scores = SCORES | {"dense": [None, None]}
-    plan = plan_confirmation(*searched(tmp_path, scores), tmp_path)
+def test_what_cannot_be_confirmed_is_left_out_with_the_reason(tmp_path):
+    plan = plan_confirmation(*searched(tmp_path, SCORES | {"dense": [None, None]}), tmp_path)
     assert plan.choices.keys() == {"tree"}
     assert plan.left_out == {"dense": "none of its 2 trials is complete"}
 
 
-@pytest.mark.parametrize(
-    ("tree", "search", "told"),
-    [
-        ([None, None], "{}", "none of its 2 trials is complete"),
-        (
-            SCORES["tree"],
-            "{bounds:{val/load/cv/expert:0.1}}",
-            "none of its 2 complete trials is wi",
-        ),
-    ],
-)
-def test_without_its_reference_nothing_is_confirmed(tree, search, told, tmp_path):
-    sweep, arms = searched(tmp_path, SCORES | {"tree": tree}, f"search={search}")
-    with pytest.raises(ConfigError, match=f"the reference 'tree' cannot be confirmed: {told}"):
-        plan_confirmation(sweep, arms, tmp_path)
+def test_without_its_reference_nothing_is_confirmed(tmp_path):
+    too_uneven = SCORES | {"tree": [(0.3, 0.9), (0.6, 0.7)]}
+    told = "'tree' cannot be confirmed: none of its 2 complete trials is within search.bounds"
+    with pytest.raises(ConfigError, match=told):
+        plan_confirmation(*searched(tmp_path, too_uneven, BOUND), tmp_path)
 
 
 def test_only_the_named_arms_and_the_reference_are_confirmed(tmp_path):
@@ -123,29 +112,31 @@ def test_only_the_named_arms_and_the_reference_are_confirmed(tmp_path):
 
 
 def test_seeds_are_those_that_no_trial_has(tmp_path):
-    sweep, _ = sweep_and_arms(tmp_path, "seed=7")
+    sweep = load_sweep("hierarchy", sweep_overrides(tmp_path, "seed=7")[1:])
+
+    def of(trials: int):
+        return sweep.model_copy(update={"budget": sweep.budget.model_copy(update=trials)})
+
     assert fresh_seeds(sweep, 3) == [1007, 1008, 1009]
-    budget = sweep.budget.model_copy(update={"trials": 2000})
-    assert fresh_seeds(sweep.model_copy(update={"budget": budget}), 1) == [1007]
-    budget = sweep.budget.model_copy(update={"trials": 2002})
+    assert fresh_seeds(of({"trials": 2000}), 1) == [1007]
     with pytest.raises(ConfigError, match=r"seeds 7 to 1007, and those of .* begin at 1007"):
-        fresh_seeds(sweep.model_copy(update={"budget": budget}), 1)
+        fresh_seeds(of({"trials": 2002}), 1)
 
 
-def test_runs_come_seed_by_seed_end_once_and_come_again_when_interrupted(tmp_path):
-    sweep, arms = searched(tmp_path, SCORES)
-    plan, folder = plan_confirmation(sweep, arms, tmp_path), tmp_path / "tiny"
-    (folder / "confirm").mkdir()
-    source = Confirmation(plan, arms, folder)
+def test_runs_come_seed_by_seed_end_once_and_come_again_when_interrupted(by_hand, tmp_path):
+    runs, sweep, arms = by_hand
+    plan = plan_confirmation(sweep, arms, runs)
+    (tmp_path / "confirm").mkdir()
+    source = Confirmation(plan, arms, tmp_path)
     assert (source.total, source.total_steps) == (4, 80)
     first, second = source.ask(), source.ask()
     assert (first.place, second.place) == ("confirm/dense/seed_1000", "confirm/tree/seed_1000")
-    assert first.overrides[-2:] == ["seed=1000", "test=true"]
-    source.tell(first, [0.5])
+    assert first.overrides == [*arms[0].overrides, *first.drawn, "seed=1000", "test=true"]
+    source.tell(first, {"val/loss": 0.5})
     source.interrupt(second)
     assert source.ask() == second
     # The next owner knows what has ended, and that the other was lost.
-    other = Confirmation(plan, arms, folder)
+    other = Confirmation(plan, arms, tmp_path)
     assert other.ended() == ["confirm/dense/seed_1000"]
     assert [job.place for job in iter(other.ask, None)] == [
         "confirm/tree/seed_1000",
@@ -159,29 +150,39 @@ def test_runs_come_seed_by_seed_end_once_and_come_again_when_interrupted(tmp_pat
 
 def test_a_confirmation_that_was_not_planned_is_refused(tmp_path):
     sweep, arms = sweep_and_arms(tmp_path, "confirm=null")
-    with pytest.raises(ConfigError, match="plans no confirmation. A section confirm: with seeds"):
-        run_confirmation(sweep, arms, tmp_path, command="", show=print)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_before_the_search_is_complete_a_confirmation_is_refused(tmp_path):
-    sweep, arms = sweep_and_arms(tmp_path)
-    with pytest.raises(ConfigError, match="sweep=tiny: has not been started in"):
-        run_confirmation(sweep, arms, tmp_path, command="", show=print)
-    assert list(tmp_path.iterdir()) == []
-    searched(tmp_path, SCORES)
-    more, arms = sweep_and_arms(tmp_path, "budget.trials=6")
-    told = "4 of budget.trials=6 trials have ended; only a complete search is confirmed"
+    told = r"plans no confirmation\. A section confirm: with seeds and margins"
     with pytest.raises(ConfigError, match=told):
-        run_confirmation(more, arms, tmp_path, command="", show=print)
-    assert not (tmp_path / "tiny" / "confirm").exists()
+        run_confirmation(sweep, arms, tmp_path, command="", show=print)
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_fewer_seeds_than_registered_are_refused(tmp_path):
-    searched(tmp_path, SCORES, "confirm.seeds=6")
-    sweep, arms = sweep_and_arms(tmp_path, "confirm.seeds=5")
-    with pytest.raises(ConfigError, match=r"confirm.seeds=5: 6 were registered before the first"):
-        plan_confirmation(sweep, arms, tmp_path)
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("budget.trials=6", r"4 of budget\.trials=6 trials have ended; only a complete search is"),
+        ("name=other", "sweep=other: has not been started in"),
+        ("confirm.margins={val/loss:0.2}", r"another plan:\n  confirm\.margins\.val/loss: 0.1 ->"),
+    ],
+)
+def test_what_is_not_the_complete_registered_search_is_not_confirmed(by_hand, change, told):
+    runs, _, _ = by_hand
+    before = sorted(runs.rglob("*"))
+    sweep, arms = sweep_and_arms(runs, BOUND, change)
+    with pytest.raises(ConfigError, match=told):
+        run_confirmation(sweep, arms, runs, command="", show=print)
+    assert sorted(runs.rglob("*")) == before
+
+
+def test_fewer_seeds_than_registered_are_refused(by_hand, tmp_path):
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    sweep, more = (
+        load_sweep("hierarchy", sweep_overrides(tmp_path, CONFIRM, f"confirm.seeds={n}")[1:])
+        for n in (3, 4)
+    )
+    register(folder, more)
+    with pytest.raises(ConfigError, match=r"confirm\.seeds=3: 4 were registered before the first"):
+        num_seeds(folder, sweep)
 
 
 # ------------------------------------------------------------------- the real thing
@@ -212,46 +213,40 @@ def confirmed(runs: Path) -> dict[str, dict]:
 
 
 def test_sweep_then_confirmation_then_more_seeds(tmp_path, monkeypatch):
-    sweep_in(tmp_path, CONFIRM)
-    assert all("test/loss" not in run.metrics for run in read_study(tmp_path, "tiny").runs)
-    shown = confirm_in(tmp_path)
+    trials = "budget.trials=2"
+    sweep_in(tmp_path, CONFIRM, trials)
+    searched = {run.arm: run for run in read_study(tmp_path, "tiny").runs}
+    assert all("final/test/loss" not in run.metrics for run in searched.values())
+    shown = confirm_in(tmp_path, trials)
     assert shown[-1] == Progress(shown[-1].message, 80, 80, 4, 4)
     first = confirmed(tmp_path)
     assert sorted(first) == [f"{a}-seed-{s}" for a in ("dense", "tree") for s in (1000, 1001)]
-    # Each arm trained with what the best of its trials had drawn, and nothing else.
-    for arm in ("dense", "tree"):
-        files = sorted((tmp_path / "tiny" / arm).glob("trial_*/result.json"))
-        best = min(map(json.loads, (f.read_text() for f in files)), key=_loss)
-        for seed in (1000, 1001):
-            again = first[f"{arm}-seed-{seed}"]
-            assert again["config_digest"] != best["config_digest"]  # test=true
-            trained = best["command"].rpartition(" seed=")[0]
-            assert again["command"] == f"{trained} seed={seed} test=true"
+    # Each arm trained with what its trial had drawn, and nothing else.
+    for name, result in first.items():
+        arm, seed = name.split("-seed-")
+        trained = searched[arm].command.removesuffix(" seed=0 test=false")
+        assert result["command"] == f"{trained} seed={seed} test=true"
     study = read_study(tmp_path, "tiny")
     assert (study.confirmation.seeds, study.confirmation.margins) == (2, {"val/loss": 0.1})
     record = json.loads((tmp_path / "tiny" / "registration.json").read_text())
     assert study.registration.digest == record["digest"]
-    assert {trial.state for trial in optuna_trials(tmp_path)} == {"COMPLETE"}
-    assert len(optuna_trials(tmp_path)) == 4
+    assert [trial.state for trial in optuna_trials(tmp_path)] == ["COMPLETE", "COMPLETE"]
 
-    confirm_in(tmp_path, "confirm.seeds=3")
+    confirm_in(tmp_path, trials, "confirm.seeds=3")
     assert confirmed(tmp_path).keys() == first.keys() | {"dense-seed-1002", "tree-seed-1002"}
     assert {name: confirmed(tmp_path)[name] for name in first} == first
     told = json.loads(read_study(tmp_path, "tiny").tags["hmoe.deviations"])
     assert "confirm.seeds: 2 registered, 3 now" in told
     # Whoever asks for no more gets no less, and nothing is trained or chosen again.
     monkeypatch.setattr(Work, "start", None)
-    assert confirm_in(tmp_path) == []
+    assert confirm_in(tmp_path, trials) == []
     assert read_study(tmp_path, "tiny").confirmation.seeds == 3
-
-
-def _loss(result: dict) -> float:
-    return result["metrics"]["val/loss"]
 
 
 ONE = ("arms={tree:{overrides:['tree.spec=[2,2]']}}", "budget.trials=1", "workers=1")
 
 
+@pytest.mark.slow
 def test_a_stopped_confirmation_goes_on_where_it_was(tmp_path, monkeypatch):
     sweep_in(tmp_path, CONFIRM, *ONE, steps=400)
 
@@ -270,7 +265,9 @@ def test_a_stopped_confirmation_goes_on_where_it_was(tmp_path, monkeypatch):
     assert all(result["resumed_from"] for result in found.values())
 
 
-@pytest.mark.parametrize("place", [(Store, "finish"), (Confirmation, "tell")])
+@pytest.mark.parametrize(
+    "place", [(Confirmation, "tell"), pytest.param((Store, "finish"), marks=pytest.mark.slow)]
+)
 def test_an_owner_killed_after_a_run_has_finished_only_tells_it(place, tmp_path, monkeypatch):
     sweep_in(tmp_path, CONFIRM, *ONE)
 
