@@ -66,8 +66,9 @@ def test_the_digest_can_be_checked_from_the_file_and_changes_with_the_plan(folde
     content = json.dumps({key: record[key] for key in ("plan", "free")}, sort_keys=True)
     assert record["digest"] == hashlib.sha256(content.encode()).hexdigest()
     digests = {record["digest"]}
-    for change in ("confirm.seeds=5", "confirm.margins={val/loss:0.2}", "seed=3"):
-        other = tmp_path / change / "tiny"
+    changes = ("confirm.seeds=5", "confirm.margins={val/loss:0.2}", "seed=3")
+    for number, change in enumerate(changes):
+        other = tmp_path / str(number) / "tiny"
         other.mkdir(parents=True)
         digests.add(register(other, sweep(other, change))["digest"])
     assert len(digests) == 4
