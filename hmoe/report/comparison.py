@@ -1,7 +1,7 @@
 """Two runs or arms side by side: what they were set to, what they spent, what they reached."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +12,15 @@ from rich.table import Table
 from hmoe.errors import ConfigError, nearest
 from hmoe.report.numbers import NOTHING, number, percent, plus_minus
 from hmoe.report.tables import Spread, spread
+from hmoe.statistics import Estimate, estimate
 from hmoe.tracking import Run, find_run, read_study, study_names
 
 # The quantities on which arms may be matched. Seconds are measured: no contract promises them.
-BUDGET = ("active_params", "params", "train_flops", "tokens", "seconds")
+BUDGET = ("active_params", "total_params", "train_flops", "tokens", "seconds")
 _PROMISED = BUDGET[:-1]
+_RECORDED_AS = {"total_params": "params"}
 _TOLERANCE = 0.02
+_ALPHA = 0.05
 _NOT_SETTINGS = {"seed"}
 
 
@@ -57,12 +60,17 @@ class CostRow:
 
 @dataclass(frozen=True)
 class MetricRow:
-    """A metric: both spreads, and B - A on each seed that both have, in the order of the seeds."""
+    """A metric: both spreads, and B - A on the S seeds that both have, in their order."""
 
     metric: str
     a: Spread | None
     b: Spread | None
     difference_S: tuple[float, ...]
+
+    @property
+    def difference(self) -> Estimate | None:
+        """Mean paired difference with its 95 % interval by Student's t; None below two seeds."""
+        return estimate(self.difference_S, _ALPHA) if len(self.difference_S) > 1 else None
 
 
 def find_side(runs: Path, name: str) -> Side:
@@ -111,7 +119,8 @@ def cost_rows(a: Side, b: Side) -> list[CostRow]:
         promised, tolerance = (contract["match"],), contract["tolerance"]
     rows = []
     for name in dict.fromkeys([*BUDGET, *promised]):
-        one, other = (spread(r.cost[name] for r in s.runs if name in r.cost) for s in (a, b))
+        key = _RECORDED_AS.get(name, name)
+        one, other = (spread(r.cost[key] for r in s.runs if key in r.cost) for s in (a, b))
         off = other.mean / one.mean - 1 if one and other and one.mean else None
         broken = name in promised and off is not None and abs(off) > tolerance
         rows.append(
@@ -144,22 +153,24 @@ def print_comparison(console: Console, a: Side, b: Side) -> None:
         settings.add_row(*row)
     console.print(settings)
     costs = _table("what they spent", a, b, "B off A")
-    rows = cost_rows(a, b)
-    for row in rows:
-        style = "bold red" if row.broken else None
-        costs.add_row(
-            row.name, number(row.a), number(row.b), percent(row.off, signed=True), style=style
-        )
+    spent = cost_rows(a, b)
+    for cost in spent:
+        off = percent(cost.off, signed=True)
+        style = "bold red" if cost.broken else None
+        costs.add_row(cost.name, number(cost.a), number(cost.b), off, style=style)
     console.print(costs)
-    if broken := [row.name for row in rows if row.broken]:
+    if broken := [cost.name for cost in spent if cost.broken]:
         console.print(
-            f"A and B are not matched on {', '.join(broken)}: what follows compares budgets as well",
+            f"not matched on {', '.join(broken)}: what they reached compares budgets too",
             style="bold red",
         )
-    metrics = _table("what they reached", a, b, "B - A")
-    for row in metric_rows(a, b):
-        metrics.add_row(row.metric, _text(row.a), _text(row.b), number(_mean(row.difference_S)))
+    metrics = _table("what they reached", a, b, "B - A on the same seeds [95 %]")
+    rows = metric_rows(a, b)
+    for row in rows:
+        metrics.add_row(row.metric, _text(row.a), _text(row.b), _interval(row.difference))
     console.print(metrics)
+    if any(row.difference for row in rows) and (a.exploratory or b.exploratory):
+        console.print("Trials of a search are a lead, not a finding: confirm them on fresh seeds.")
 
 
 def _table(title: str, a: Side, b: Side, *more: str) -> Table:
@@ -178,3 +189,10 @@ def _text(values: Spread | None) -> str:
     if values is None:
         return NOTHING
     return plus_minus(values.mean, values.sd) + (f" (n = {values.n})" if values.n > 1 else "")
+
+
+def _interval(found: Estimate | None) -> str:
+    if found is None:
+        return NOTHING
+    inside = f"[{number(found.low)}, {number(found.high)}]"
+    return f"{number(found.mean)} {inside} (n = {found.num_seeds})"

@@ -200,28 +200,19 @@ def find_run(runs: Path, name: str) -> Run:
     """The run of an id or of a name; of `study/name` where several studies have that name.
 
     Raises:
-        ConfigError: there is no store, no such run, or more than one.
+        ConfigError: there is no store, no such run, or several.
     """
     check_store(runs)
     client = open_client(runs)
     studies = {e.experiment_id: e.name for e in client.search_experiments()}
-    study, _, own = name.rpartition("/")
-    found = [
-        run
-        for run in search(client, list(studies), f"tags.`hmoe.kind` != '{_SWEEP}'")
-        if run.info.run_id == name
-        or (run.info.run_name == name and not study)
-        or (run.info.run_name == own and studies[run.info.experiment_id] == study)
-    ]
+    kept = search(client, list(studies), f"tags.`hmoe.kind` != '{_SWEEP}'")
+    known = [(f"{studies[run.info.experiment_id]}/{run.info.run_name}", run) for run in kept]
+    found = {full: run for full, run in known if name in (run.info.run_id, run.info.run_name, full)}
     if len(found) == 1:
-        return _run(found[0], runs)
+        return _run(next(iter(found.values())), runs)
     if found:
-        ids = ", ".join(
-            f"{run.info.run_id} ({studies[run.info.experiment_id]}/{run.info.run_name})"
-            for run in found
-        )
-        raise ConfigError(f"run = {name!r}: more than one has that name; take an id: {ids}.")
-    names = [run.info.run_name for run in search(client, list(studies), "")]
+        raise ConfigError(f"run = {name!r}: there are {', '.join(found)}; say which.")
+    names = [full.partition("/")[2] for full, _ in known]
     raise ConfigError(f"run = {name!r}: no run in {runs.resolve()} has it.{nearest(name, names)}")
 
 
