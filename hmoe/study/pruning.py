@@ -228,6 +228,12 @@ class Pruner:
         return standing
 
 
+def excess_when_pruned(trial: Trial) -> dict[str, float]:
+    """By how much each bounded metric was beyond its bound at the last rung of a trial."""
+    steps = [int(k.removeprefix(RUNG)) for k in trial.user_attrs if k.startswith(RUNG)]
+    return trial.user_attrs[f"{RUNG}{max(steps)}"]["excess"]
+
+
 class Validations:
     """The validations of a run, each told once, as its event log grows."""
 

@@ -12,15 +12,14 @@ from decimal import Decimal
 from typing import Any, cast
 
 import optuna
-from optuna.trial import BaseTrial, FrozenTrial
+from optuna.trial import BaseTrial
 
 from hmoe.errors import ConfigError
 from hmoe.study.spec import Search
 
-EXCESS = "hmoe.excess"  # attribute of a trial: by how much each bounded metric is beyond its bound
 # As many as TPE draws at random before it learns: the samplers begin alike, and are paired alike.
 _POPULATION = 10
-_MOST = 4096  # combinations of a grid
+_MOST = 1000  # combinations of a grid
 
 
 def make_sampler(search: Search, seed: int, slot: int) -> optuna.samplers.BaseSampler:
@@ -32,26 +31,22 @@ def make_sampler(search: Search, seed: int, slot: int) -> optuna.samplers.BaseSa
         constant liar), so that two do not try the same place.
     nsga2: Deb et al. 2002 with ten parents. The first generation is random, and paired between
         arms; generations are counted in complete trials, so pruned ones only make them longer.
+        A child of one searched setting is always drawn anew, so it needs two and more to learn.
     random: all slots are independent, and paired between arms throughout.
     grid: nothing is drawn; see `combinations`.
+
+    tpe and nsga2 prefer trials within the study's bounds, by the constraints kept with each.
     """
     mixed = int.from_bytes(hashlib.sha256(f"{seed}/{slot}".encode()).digest()[:4])
-    constraints = _constraints if search.bounds else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match search.sampler:
             case "tpe":
                 return optuna.samplers.TPESampler(
-                    seed=mixed,
-                    multivariate=True,
-                    group=True,
-                    constant_liar=True,
-                    constraints_func=constraints,
+                    seed=mixed, multivariate=True, group=True, constant_liar=True
                 )
             case "nsga2":
-                return optuna.samplers.NSGAIISampler(
-                    population_size=_POPULATION, seed=mixed, constraints_func=constraints
-                )
+                return optuna.samplers.NSGAIISampler(population_size=_POPULATION, seed=mixed)
             case "random" | "grid":
                 return optuna.samplers.RandomSampler(seed=mixed)
 
@@ -66,7 +61,7 @@ def combinations(draw: Callable[[BaseTrial], Sequence[str]]) -> list[dict[str, A
         draw: lets a trial suggest all parameters, and returns the overrides that they come to.
 
     Raises:
-        ConfigError: a range without steps, or more than 4,096 combinations.
+        ConfigError: a range without steps, or more than 1,000 combinations.
     """
     found: dict[tuple[str, ...], _Path] = {}
     path: _Path | None = _Path(())
@@ -125,8 +120,3 @@ class _Path:
         self._sizes.append(len(values))
         self.params[name] = values[index]
         return values[index]
-
-
-def _constraints(trial: FrozenTrial) -> list[float]:
-    """What Optuna wants 0 or less of. An arm without a bounded metric meets its bound."""
-    return list(trial.user_attrs.get(EXCESS, {}).values())

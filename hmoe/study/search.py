@@ -20,8 +20,8 @@ from hmoe.config import keys, that_are_read
 from hmoe.errors import ConfigError
 from hmoe.study.contract import PlannedArm
 from hmoe.study.job import Job
-from hmoe.study.pruning import RUNG, Pruner
-from hmoe.study.samplers import EXCESS, combinations, make_sampler
+from hmoe.study.pruning import RUNG, Pruner, excess_when_pruned
+from hmoe.study.samplers import combinations, make_sampler
 from hmoe.study.spec import Sweep
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -127,7 +127,7 @@ class Search:
         on_grid = self.arms if sweep.search.sampler == "grid" else {}
         self._pruner = Pruner(sweep, arms)
         self._grids = {name: combinations_of(sweep, arm) for name, arm in on_grid.items()}
-        storage = optuna.storages.RDBStorage(storage_url(runs))
+        storage = _open(runs)
         self._studies = {
             arm.name: optuna.create_study(
                 study_name=f"{sweep.name}/{arm.name}",
@@ -178,6 +178,7 @@ class Search:
         trial = study.ask()
         if _SLOT in trial.user_attrs:  # one that was queued again
             slot = trial.user_attrs[_SLOT]
+            _ = trial.relative_params  # here NSGA-II notes the generation, else at the first draw
         else:
             trial.set_user_attr(_SLOT, slot)
         drawn = _draw(self.sweep, arm, trial)
@@ -205,24 +206,20 @@ class Search:
     ) -> None:
         """End a slot: with the metrics of its run, or without and with the reason."""
         trial, study = ticket.trial, self._studies[ticket.arm.name]
-        values, excess = [], {}
-        if metrics is not None:
-            values = [metrics[metric] for metric in ticket.arm.objectives]
-            excess = self.sweep.search.excess(metrics)
-            if not all(map(math.isfinite, (*values, *excess.values()))):
-                metrics, reason = None, f"an objective is not finite: {values}"
-        elif pruned:
-            rungs = {k: v for k, v in trial.user_attrs.items() if k.startswith(RUNG)}
-            excess = max(rungs.items(), key=lambda rung: int(rung[0].removeprefix(RUNG)))[1][
-                "excess"
-            ]
-        if excess:
-            trial.set_user_attr(EXCESS, excess)
+        values = [metrics[m] for m in ticket.arm.objectives] if metrics is not None else []
+        excess = self.sweep.search.excess(metrics or {})
+        if not all(map(math.isfinite, (*values, *excess.values()))):
+            reason = f"an objective is not finite: {values}"
+            metrics, excess = None, {}
+        if pruned:
+            excess = excess_when_pruned(trial)
+        for metric, value in excess.items():
+            trial.set_constraint(metric, value)
         if metrics is not None:
             study.tell(trial, values)
-            return
-        trial.set_user_attr(_REASON, reason)
-        study.tell(trial, state=TrialState.PRUNED if pruned else TrialState.FAIL)
+        else:
+            trial.set_user_attr(_REASON, reason)
+            study.tell(trial, state=TrialState.PRUNED if pruned else TrialState.FAIL)
 
     def verdict(self, ticket: Ticket, folder: Path) -> str:
         """Why a trial is to be stopped, by what its run folder holds now; "" lets it go on."""
@@ -248,7 +245,7 @@ class Search:
                             values=dict(zip(metrics, trial.values or (), strict=False)),
                             reason=attrs.get(_REASON, ""),
                             drawn=attrs[_DRAWN],
-                            excess=attrs.get(EXCESS, {}),
+                            excess=trial.constraints,
                         )
                     )
         return found
@@ -290,6 +287,10 @@ class Search:
             study.enqueue_trial(drawn[-1].params, user_attrs={_SLOT: slot, **verdicts})
         elif grid:
             study.enqueue_trial(grid[slot % len(grid)], user_attrs={_SLOT: slot})
+
+
+def _open(runs: Path) -> optuna.storages.BaseStorage:
+    return optuna.storages.RDBStorage(storage_url(runs))
 
 
 def _draw(sweep: Sweep, arm: PlannedArm, trial: BaseTrial) -> list[str]:

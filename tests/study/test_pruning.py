@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -271,13 +272,13 @@ def test_bounds_come_before_quality(tmp_path):
     [
         (("trainer.val_every=20",), r"arm 'dense': search\.pruning\.first=0\.4: of 20 steps"),
         (
-            ("space=['trainer.max_steps=choice(20, 40)']",),
-            r"search\.pruning: 'trainer\.max_steps' is searched",
+            ("overrides=['data=digits','model=mlp']", "space=['trainer.val_every=choice(8, 16)']"),
+            r"search\.pruning: 'trainer\.val_every' is searched",
         ),
     ],
 )
 def test_pruning_that_cannot_be_is_refused_before_any_work(changes, message, tmp_path):
-    sweep, arms = sweep_of(tmp_path, PRUNING, *changes)
+    sweep, arms = sweep_of(tmp_path, PRUNING, "contract.tolerance=0.5", "when={}", *changes)
     with pytest.raises(ConfigError, match=message):
         check_search(sweep, arms)
     with pytest.raises(ConfigError, match=message):
@@ -292,43 +293,40 @@ def test_without_pruning_nothing_is_judged(tmp_path):
 
 # ------------------------------------------------------------------- sweeps that prune
 
-LONG = 1200  # steps: a second and more, so that a child is met on its way
-
-
-def run(runs: Path, *changes: str) -> None:
-    empty_store(runs)
-    shown = []
-    changes = (
-        "space=['optim.lr=choice(1e-2, 1e-7, 1e-8, 1e-9)']",
-        "when={}",
-        "search={sampler: grid, pruning: {first: 0.1, keep: 0.5}}",
-        "trainer.val_every=120",
-        "trainer.checkpoint_every=1200",
-        "workers=1",
-        "budget.trials=8",
-        *changes,
-    )
-    sweep = load_sweep("hierarchy", sweep_overrides(runs, *changes, steps=LONG)[1:])
-    run_sweep(sweep, plan_arms(sweep), runs, command="hmoe sweep it", show=shown.append)
-    assert shown[-1].done_trials == 8
+LONG = 2000  # steps: seconds, so that a child is met on its way
 
 
 def test_a_sweep_stops_its_worse_trials_on_the_way_and_says_so(tmp_path):
-    """The first rate learns, the others do not: they are stopped at rung 1, in either arm."""
-    run(tmp_path)
-    assert_every_slot_ended_once(tmp_path, "tiny", {"dense": 4, "tree": 4})
-    trials = {(t.arm, t.slot): t for t in optuna_trials(tmp_path)}
-    assert {trials[arm, 0].state for arm in ("dense", "tree")} == {"COMPLETE"}
-    for slot in (1, 2, 3):
-        trial = trials["dense", slot]
-        assert trial.state == "PRUNED"
-        assert trial.reason.startswith("pruned at rung 1 (step 120): front ")
-        folder = tmp_path / "tiny" / "dense" / f"trial_{slot:03d}"
-        assert not (folder / "result.json").exists()
-        assert curve(folder, "train/loss")[-1][0] < LONG
+    """The first rate learns, the others do not, and so their trials are stopped."""
+    empty_store(tmp_path)
+    changes = (
+        "arms={tree:{overrides:['tree.spec=[2,2]']}}",
+        "space=['optim.lr=choice(1e-2, 1e-7, 1e-8)']",
+        "when={}",
+        "objectives=[val/loss]",
+        "search={sampler: grid, pruning: {first: 0.1, keep: 0.5}}",
+        "trainer.val_every=200",
+        "trainer.checkpoint_every=2000",
+        "workers=1",
+        "budget.trials=3",
+    )
+    sweep = load_sweep("hierarchy", sweep_overrides(tmp_path, *changes, steps=LONG)[1:])
+    shown = []
+    run_sweep(sweep, plan_arms(sweep), tmp_path, command="hmoe sweep it", show=shown.append)
+    assert_every_slot_ended_once(tmp_path, "tiny", {"tree": 3})
+    learns, *others = sorted(optuna_trials(tmp_path), key=lambda trial: trial.slot)
+    assert learns.state == "COMPLETE"
     _, children = mlflow_runs(tmp_path, "tiny")
-    told = {run.info.run_name: run.data.tags for run in children}
-    for (arm, slot), trial in trials.items():
-        tags = told[f"{arm}-{slot}"]
-        assert tags["hmoe.state"] == {"COMPLETE": "complete", "PRUNED": "pruned"}[trial.state]
-        assert tags.get("hmoe.reason", "") == trial.reason
+    tags = {run.info.run_name: run.data.tags for run in children}
+    for trial in others:
+        assert trial.state == "PRUNED"
+        assert re.match(
+            r"pruned at rung [12] \((step 200|step 400)\): front \d of \d, place ", trial.reason
+        )
+        assert any(trial.reason in progress.message for progress in shown)
+        run = f"tree-{trial.slot}"
+        assert (tags[run]["hmoe.state"], tags[run]["hmoe.reason"]) == ("pruned", trial.reason)
+        folder = tmp_path / "tiny" / "tree" / f"trial_{trial.slot:03d}"
+        assert not (folder / "result.json").exists()
+        assert 200 <= curve(folder, "train/loss")[-1][0] < LONG
+    assert shown[-1].done_trials == 3
