@@ -36,7 +36,7 @@ def test_from_ten_seeds_on_signs_are_flipped():
     # Beyond 13 seeds the patterns are drawn, and the same ones every time.
     many = [1] * 14 + [-1] * 2
     assert difference_p(many) == difference_p(many)
-    # Of 2^16 patterns 1 + 16 + 120 have at most two negatives; the error of a drawn share is 0.0006.
+    # Of 2^16 patterns 1 + 16 + 120 have at most two negatives. A drawn share errs by 0.0006.
     assert difference_p(many) == pytest.approx(2 * 137 / 2**16, abs=2e-3)
 
 

@@ -47,7 +47,7 @@ def test_simulated_experiments_of_that_size_reach_a_verdict_in_four_of_five(mean
         found = stats.ttest_1samp(d, 0, axis=-1).pvalue < level
         return max(found.mean(), (equivalence_p(d, margin) < level).mean())
 
-    # The standard error of a share of 0.8 over 40,000 is 0.002; one seed changes it by 0.02 or more.
+    # A share of 0.8 over 40,000 has a standard error of 0.002; a seed changes it by 0.02 or more.
     assert share(4 + extra) > 0.8 - 0.006
     assert share(4 + extra - 1) < 0.8 + 0.006
 
