@@ -10,15 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from hmoe.errors import ConfigError, nearest
-from hmoe.report.numbers import NOTHING, number, percent, plus_minus
+from hmoe.report.contract import QUANTITIES, spent_by
+from hmoe.report.numbers import NOTHING, interval, number, percent, plus_minus
 from hmoe.report.tables import Spread, spread
 from hmoe.statistics import Estimate, estimate
 from hmoe.tracking import Run, find_run, read_study, study_names
 
-# The quantities on which arms may be matched. Seconds are measured: no contract promises them.
-BUDGET = ("active_params", "total_params", "train_flops", "tokens", "seconds")
-_PROMISED = BUDGET[:-1]
-_RECORDED_AS = {"total_params": "params"}
+# Without a contract seconds, which are measured, need not agree.
+_PROMISED = tuple(quantity for quantity in QUANTITIES if quantity != "seconds")
 _TOLERANCE = 0.02
 _ALPHA = 0.05
 _NOT_SETTINGS = {"seed"}
@@ -118,9 +117,8 @@ def cost_rows(a: Side, b: Side) -> list[CostRow]:
         contract = json.loads(text)
         promised, tolerance = (contract["match"],), contract["tolerance"]
     rows = []
-    for name in dict.fromkeys([*BUDGET, *promised]):
-        key = _RECORDED_AS.get(name, name)
-        one, other = (spread(r.cost[key] for r in s.runs if key in r.cost) for s in (a, b))
+    for name in dict.fromkeys([*QUANTITIES, *promised]):
+        one, other = (spread(spent_by(side.runs, name)) for side in (a, b))
         off = other.mean / one.mean - 1 if one and other and one.mean else None
         broken = name in promised and off is not None and abs(off) > tolerance
         rows.append(
@@ -194,5 +192,4 @@ def _text(values: Spread | None) -> str:
 def _interval(found: Estimate | None) -> str:
     if found is None:
         return NOTHING
-    inside = f"[{number(found.low)}, {number(found.high)}]"
-    return f"{number(found.mean)} {inside} (n = {found.num_seeds})"
+    return f"{interval(found.mean, found.low, found.high)} (n = {found.num_seeds})"

@@ -52,22 +52,23 @@ def contract_check(study: Study) -> ContractCheck | None:
         for arm in arms(study)
     }
     if isinstance(contract.reference, str):
-        known = spread(_spent(by_arm.get(contract.reference, ()), match))
+        known = spread(spent_by(by_arm.get(contract.reference, ()), match))
         reference = known.mean if known else None
     else:
         reference = float(contract.reference)
     rows = []
     for arm, runs in by_arm.items():
-        off = [x / reference - 1 for x in _spent(runs, match)] if reference else []
+        off = [x / reference - 1 for x in spent_by(runs, match)] if reference else []
         deviation = max(off, key=abs) if off else None
         within = deviation is None or abs(deviation) <= contract.tolerance + _ROUNDING
-        spent = {quantity: spread(_spent(runs, quantity)) for quantity in quantities}
+        spent = {quantity: spread(spent_by(runs, quantity)) for quantity in quantities}
         rows.append(ContractRow(arm, spent, deviation, within))
     name = contract.reference if isinstance(contract.reference, str) else ""
     return ContractCheck(match, name, reference, contract.tolerance, quantities, tuple(rows))
 
 
-def _spent(runs: Iterable[Run], quantity: str) -> list[float]:
+def spent_by(runs: Iterable[Run], quantity: str) -> list[float]:
+    """What runs spent of a quantity, those left out that do not know it."""
     key = _TRACKED.get(quantity, quantity)
     found = (run.cost.get(quantity, run.cost.get(key)) for run in runs)
     return [x for x in found if x is not None]

@@ -17,21 +17,32 @@ from typing import Any
 import pytest
 
 from hmoe.report import tables
+from hmoe.report.contract import contract_check
+from hmoe.report.verdicts import pair_rows
 from hmoe.tracking import Run, Study, read_study
 from tests.slow.command import Command, saved
 from tests.stores import assert_every_slot_ended_once, mlflow_runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-SLOTS = {"dense": 6, "tree": 6}
+SLOTS = {"dense": 4, "tree": 4}
 SEEDS = (1000, 1001)
 CHANGES = (
-    "budget.trials=12",
+    "budget.trials=8",
     "confirm={seeds:2,margins:{val/loss:0.1}}",
-    "trainer.max_steps=1500",
-    "trainer.val_every=500",
+    "trainer.max_steps=800",
+    "trainer.val_every=400",
+    "trainer.checkpoint_every=50",
 )
-ROWS = ("arm_rows", "balance_rows", "contract_check", "end_rows", "load_rows", "pareto_front")
+ROWS = (
+    tables.arm_rows,
+    tables.balance_rows,
+    tables.end_rows,
+    tables.load_rows,
+    tables.pareto_front,
+    contract_check,
+    pair_rows,
+)
 COMMANDS = ("sweep", "confirm")
 SECONDS = 120
 
@@ -84,7 +95,7 @@ def plain(value: Any, runs: Path) -> Any:
 def report(runs: Path) -> dict[str, Any]:
     """All that the tables of the report hold, and every run of the study by name."""
     study: Study = read_study(runs, "tiny")
-    rows = {name: plain(getattr(tables, name)(study), runs) for name in ROWS}
+    rows = {table.__name__: plain(table(study), runs) for table in ROWS}
     rows["runs"] = sorted(plain(study.runs, runs), key=lambda run: run["name"])
     return rows | {"deviations": json.loads(study.tags["hmoe.deviations"])}
 
