@@ -16,7 +16,7 @@ import pytest
 from mlflow import MlflowClient
 
 from hmoe import cli
-from hmoe.study import SweepInterruptedError, runner
+from hmoe.study import SweepInterruptedError, registration
 from tests.tiny import RUN, checkpoint, same, sweep_overrides
 from tests.tracking.fake import empty_store
 
@@ -133,6 +133,12 @@ def test_who_follows_a_run_does_not_wait_for_mlflow():
         ("plan sweep=hierarchy arms.company.dial=seeds", "arms.company.dial = seeds: must be a"),
         ("status sweep=hierarchy", "has not been started in runs. Start it with `hmoe sweep"),
         ("status sweep=hierachy", "Did you mean 'hierarchy'?"),
+        ("confirm sweep=hierachy", "Did you mean 'hierarchy'?"),
+        ("compare one", "A B: 1 names given, 2 expected: runs by name, id or folder, or arms as"),
+        ("compare one two", "no tracked runs there"),
+        ("repro", "RUN: 0 names given, 1 expected"),
+        ("repro one", "no tracked runs there"),
+        ("repro one rusn=x", "'rusn' is not an option here; there are runs. Did you mean 'runs'?"),
         ("report sweep=hierarchy", "no tracked runs there"),
         ("report", "sweep= is missing"),
         ("report sweeep=hierarchy", "Did you mean 'sweep'?"),
@@ -282,7 +288,7 @@ def test_the_plan_and_the_state_of_a_sweep_are_shown(capsys, tmp_path):
     assert not (tmp_path / "runs").exists()
     study, runs = cli._load_sweep(overrides)
     (runs / "tiny").mkdir(parents=True)
-    runner._keep_plan(runs / "tiny", study)
+    registration.register(runs / "tiny", study)
     with pytest.raises(SystemExit) as ended:
         cli.main(["status", *overrides])
     assert ended.value.code == 0

@@ -78,3 +78,13 @@ def moment(time_ms: int | None) -> str:
 def count(n: int, noun: str) -> str:
     """3 and "trial" as "3 trials"."""
     return f"{number(n)} {noun}{'' if n == 1 else 's'}"
+
+
+def interval(mean: float | None, low: float = 0.0, high: float = 0.0) -> str:
+    """0.0031, -0.0042 and 0.0104 as +0.0031 [-0.0042, +0.0104]: the width decides the decimals."""
+    if mean is None:
+        return NOTHING
+    half = (high - low) / 2
+    decimals = max(1 - math.floor(math.log10(half)), 0) if half > 0 else 4
+    shown = [f"{x:+.{min(decimals, 8)}f}".replace("-", _MINUS) for x in (mean, low, high)]
+    return f"{shown[0]} [{shown[1]}, {shown[2]}]"

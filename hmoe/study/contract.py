@@ -82,11 +82,16 @@ def _plan_arm(sweep: Sweep, name: str, overrides: Sequence[str]) -> PlannedArm:
     told = validation_metrics(parts)
     has_load = any(m.startswith("val/load/") for m in told)
     objectives = tuple(m for m in sweep.objectives if has_load or not m.startswith("val/load/"))
-    if unknown := sorted(set(objectives or sweep.objectives) - told):
-        raise ConfigError(
-            f"sweep {sweep.name}, arm '{name}': objectives: {unknown[0]} is nothing that this arm "
-            f"tells.{nearest(unknown[0], told)} It tells {', '.join(sorted(told))}."
-        )
+    bounds = [m for m in sweep.search.bounds if has_load or not m.startswith("val/load/")]
+    for place, wanted in (
+        ("objectives", objectives or sweep.objectives),
+        ("search.bounds", bounds),
+    ):
+        if unknown := sorted(set(wanted) - told):
+            raise ConfigError(
+                f"sweep {sweep.name}, arm '{name}': {place}: {unknown[0]} is nothing that this arm "
+                f"tells.{nearest(unknown[0], told)} It tells {', '.join(sorted(told))}."
+            )
     tree = str(parts.tree) if arm_cost.num_mixtures else ""
     return PlannedArm(name, tuple(overrides), cfg, tree, arm_cost, 0.0, objectives)
 

@@ -16,6 +16,7 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from hmoe.study.confirm import Plan
 from hmoe.study.contract import PlannedArm
 from hmoe.study.runner import Progress
 from hmoe.study.search import Search
@@ -51,6 +52,27 @@ def plan_table(sweep: Sweep, arms: Sequence[PlannedArm]) -> Table:
     return table
 
 
+def confirmation_table(sweep: Sweep, plan: Plan) -> Table:
+    """What is trained again, how it fared in the search, and how long all of it will take."""
+    seconds = len(plan.seeds) * sum(choice.seconds for choice in plan.choices.values())
+    table = Table(
+        title=f"{sweep.question}\n{len(plan.choices)} arms on seeds {plan.seeds[0]} to "
+        f"{plan.seeds[-1]}, about {seconds / sweep.workers / 60:.0f} minutes",
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE,
+        padding=(0, 1),
+        caption="\n".join(f"not confirmed: {arm}: {why}" for arm, why in plan.left_out.items()),
+        caption_justify="left",
+    )
+    for column in ("arm", "trial", "in the search", "settings"):
+        table.add_column(column, no_wrap=column == "arm")
+    for name, choice in plan.choices.items():
+        drawn = " ".join(choice.drawn)
+        table.add_row(name, str(choice.slot + 1), f"{choice.value:.4g}", drawn)
+    return table
+
+
 def _tree(text: str) -> str:
     """The tree in a word: its branching factors, or that its units have names."""
     return "named" if text.startswith("{") else text or "dense"
@@ -65,11 +87,17 @@ def _short(number: float) -> str:
 
 
 class ProgressDisplay:
-    """A bar over all training steps of a sweep with the time left; a line for each ended trial."""
+    """A bar over all training steps with the time left; a line for each job that has ended.
 
-    def __init__(self, console: Console) -> None:
+    Args:
+        console: where it is shown.
+        jobs: what the jobs are called, such as "trials".
+    """
+
+    def __init__(self, console: Console, jobs: str) -> None:
+        self._jobs = jobs
         self._bar = Bar(
-            TextColumn("{task.fields[trials]}"),
+            TextColumn("{task.fields[jobs]}"),
             BarColumn(),
             TaskProgressColumn(),
             TimeElapsedColumn(),
@@ -77,7 +105,7 @@ class ProgressDisplay:
             TimeRemainingColumn(elapsed_when_finished=False),
             console=console,
         )
-        self._task = self._bar.add_task("", total=None, trials="starting")
+        self._task = self._bar.add_task("", total=None, jobs="starting")
 
     def show(self, progress: Progress) -> None:
         """Take in what the runner reports."""
@@ -87,7 +115,7 @@ class ProgressDisplay:
             self._task,
             total=progress.total_steps,
             completed=progress.done_steps,
-            trials=f"trials {progress.done_trials}/{progress.total_trials}",
+            jobs=f"{self._jobs} {progress.done_jobs}/{progress.total_jobs}",
         )
 
     @contextmanager
@@ -108,7 +136,7 @@ def status_table(sweep: Sweep, arms: Sequence[PlannedArm], runs: Path) -> Table:
         padding=(0, 1),
     )
     table.add_column("arm", no_wrap=True)
-    for column in ("planned", "complete", "failed", "running", *sweep.objectives):
+    for column in ("planned", "complete", "pruned", "failed", "running", *sweep.objectives):
         table.add_column(column, justify="right")
     for arm in arms:
         own = [e for e in ended if e.arm == arm.name]
@@ -120,8 +148,7 @@ def status_table(sweep: Sweep, arms: Sequence[PlannedArm], runs: Path) -> Table:
         table.add_row(
             arm.name,
             str(sweep.trials_per_arm),
-            str(sum(1 for e in own if e.values)),
-            str(sum(1 for e in own if not e.values)),
+            *(str(sum(e.state == s for e in own)) for s in ("complete", "pruned", "failed")),
             str(sum(1 for name, _ in running if name == arm.name)),
             *best,
         )

@@ -126,6 +126,18 @@ class Search(_Section):
     bounds: dict[str, float] = {}
     pruning: Pruning | None = None
 
+    def excess(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """By how much each bounded metric is beyond its bound; 0 or less is within.
+
+        A metric that an arm does not have, as a dense control has no load, has no bound to meet.
+        """
+        sign = {"minimize": 1, "maximize": -1}
+        return {
+            metric: sign[_direction(metric)] * (metrics[metric] - worst)
+            for metric, worst in self.bounds.items()
+            if metric in metrics
+        }
+
 
 class Confirm(_Section):
     """How the best of each arm is compared with the contract's reference, on fresh seeds.

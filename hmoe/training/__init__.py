@@ -7,11 +7,13 @@ from hmoe.training.learner import Learner, stretches
 from hmoe.training.options import AdamW, TrainerOptions
 from hmoe.training.process import keep_memory, spared_collection
 from hmoe.training.progress import EpochBar
+from hmoe.training.repro import Check, check_run
 from hmoe.training.tasks import competitive, own
 from hmoe.training.train import Parts, assemble, make_trainer, provenance, train, validation_metrics
 
 __all__ = [
     "AdamW",
+    "Check",
     "Child",
     "EpochBar",
     "Learner",
@@ -19,6 +21,7 @@ __all__ = [
     "TrainerOptions",
     "assemble",
     "changed_settings",
+    "check_run",
     "competitive",
     "fit",
     "held",

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
@@ -246,7 +247,7 @@ def best(events: Path) -> dict[str, float]:
 
 
 def provenance() -> dict[str, Any]:
-    """Where the code and its libraries stood: commit, dirtiness, versions, hardware."""
+    """Where the code and its libraries stood: commit, dirtiness, lock, versions, hardware."""
     here = Path(__file__).parent
 
     def git(*words: str) -> str | None:
@@ -258,10 +259,12 @@ def provenance() -> dict[str, Any]:
 
     status = git("status", "--porcelain", "--untracked-files=no")
     packages = ("hmoe", "torch", "pytorch-lightning", "torchmetrics", "hydra-core")
+    lock = here.parents[1] / "requirements.lock"
     hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
     return {
         "git_commit": git("rev-parse", "HEAD"),
         "git_dirty": None if status is None else bool(status),
+        "lock_digest": sha256(lock.read_bytes()).hexdigest() if lock.exists() else None,
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
         "hardware": f"{hardware}, {os.cpu_count()} CPU cores",
     }

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
+from hmoe.report.contract import contract_check
 from hmoe.report.curves import over_seconds, over_steps
 from hmoe.report.tables import (
     Spread,
     arm_rows,
     balance_rows,
-    contract_check,
     end_rows,
     load_rows,
     pareto_front,
