@@ -28,7 +28,7 @@ class Cost:
     """Cost of a model; "token" is one vector for models that read vectors.
 
     Attributes:
-        params: all trainable parameters.
+        total_params: all trainable parameters.
         active_params: parameters met by one token, gates included.
         gate_params: parameters of the gates, contained in both.
         flops_per_token: forward FLOPs.
@@ -37,7 +37,7 @@ class Cost:
             Slots work for all tokens of a group: then their number over that of the tokens.
     """
 
-    params: int
+    total_params: int
     active_params: float
     gate_params: int
     flops_per_token: float
