@@ -1,23 +1,26 @@
 """A study: one question, its arms matched on a budget, searched in equal shares, one writer.
 
 Reading order: spec and loading (the sweep file), registration, space (what is searched), contract
-(arms of equal cost), search (Optuna), runner (the loop), display.
+(arms of equal budget), plan (what it will take), search (Optuna), runner (the loop), display.
 """
 
 from hmoe.study.contract import PlannedArm, plan_arms
 from hmoe.study.display import ProgressDisplay, plan_table, status_table
 from hmoe.study.loading import SWEEPS, load_sweep
+from hmoe.study.plan import Plan, plan_sweep
 from hmoe.study.runner import SweepInterruptedError, run_sweep
 from hmoe.study.spec import Sweep
 
 __all__ = [
     "SWEEPS",
+    "Plan",
     "PlannedArm",
     "ProgressDisplay",
     "Sweep",
     "SweepInterruptedError",
     "load_sweep",
     "plan_arms",
+    "plan_sweep",
     "plan_table",
     "run_sweep",
     "status_table",

@@ -130,7 +130,7 @@ def run_sweep(
     busy = "wait for it, look at it with `hmoe status`, or give this sweep another name=."
     with held(folder, f"sweep={sweep.name}", busy), _stop_signals() as stop:
         _keep_plan(folder, sweep)
-        start_server(_threads(sweep))  # loads while the stores are opened
+        start_server(sweep.threads)  # loads while the stores are opened
         store = Store(runs)
         store.close_orphans(sweep.name)
         parent = store.start_study(
@@ -224,7 +224,7 @@ class _Loop:
         folder = self.runs / self.sweep.name / arm.name / f"trial_{ticket.slot:03d}"
         overrides = [*arm.overrides, *ticket.drawn, f"seed={seed}", "test=false"]
         command = shlex.join(["hmoe", "train", *overrides])
-        threads = arm.cfg.trainer.threads or _threads(self.sweep)
+        threads = arm.cfg.trainer.threads or self.sweep.threads
         try:
             cfg = compose([*overrides, f"trainer.threads={threads}"])
         except ConfigError as error:  # what was drawn does not go with this arm
@@ -267,11 +267,6 @@ class _Loop:
         self.under_way.remove(work)
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in (values or {}).items())
         self.show(f"{_label(work.ticket)}: {numbers or f'{state}: {reason}'}")
-
-
-def _threads(sweep: Sweep) -> int:
-    """Cores shared among workers: two processes with two threads each fight over two cores."""
-    return max(1, (os.cpu_count() or 1) // sweep.workers)
 
 
 def _label(ticket: Ticket) -> str:
