@@ -50,7 +50,6 @@ def test_a_probe_measures_a_run_and_leaves_nothing(tmp_path: Path, monkeypatch) 
 def test_a_step_is_as_long_as_it_takes(monkeypatch) -> None:
     """A model that sleeps 30 ms: two steps are timed together, and one is told."""
     threads = torch.get_num_threads()
-    monkeypatch.setattr("hmoe.training.probe._SECONDS", 0.1)
     learn = Learner.learn
 
     def slow(self: Learner, batch: Batch) -> None:
