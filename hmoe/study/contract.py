@@ -53,7 +53,7 @@ def plan_arms(sweep: Sweep) -> list[PlannedArm]:
     target = getattr(first[sweep.contract.reference].cost, sweep.contract.match)
     planned, failures = [], []
     for name, arm in first.items():
-        if name != sweep.contract.reference and sweep.arms[name].dial is not None:
+        if name != sweep.contract.reference and sweep.dial(name) is not None:
             arm = _turn(sweep, arm, target)
         arm = replace(arm, deviation=getattr(arm.cost, sweep.contract.match) / target - 1)
         planned.append(arm)
@@ -93,7 +93,7 @@ def _plan_arm(sweep: Sweep, name: str, overrides: Sequence[str]) -> PlannedArm:
 
 def _turn(sweep: Sweep, arm: PlannedArm, target: float) -> PlannedArm:
     """The arm with its dial at the width that comes closest to the target."""
-    dial = sweep.arms[arm.name].dial
+    dial = sweep.dial(arm.name)
     assert dial is not None
     where = f"sweep {sweep.name}: arms.{arm.name}.dial = {dial}"
     known = keys(arm.cfg)
