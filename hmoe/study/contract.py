@@ -228,10 +228,11 @@ def _dial(sweep: Sweep, arm: PlannedArm) -> str | None:
     """The key to turn: the arm's own, or the contract's if it is needed and free."""
     if arm.name == sweep.contract.reference:
         return None
-    if dial := sweep.arms[arm.name].dial:
+    if dial := sweep.dial(arm.name):
         return dial
     dial = _STEPS if sweep.contract.match in ("tokens", "seconds") else _WIDTH
-    said = settings_of(sweep.arms[arm.name].overrides).keys() | set(sweep.searched.keys())
+    own = sweep.arm_overrides(arm.name)[len(sweep.overrides) :]
+    said = settings_of(own).keys() | set(sweep.searched.keys())
     free = dial not in said and _is_whole(arm.cfg, dial)
     return dial if free and abs(arm.deviation) > sweep.contract.tolerance else None
 

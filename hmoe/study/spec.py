@@ -13,6 +13,7 @@ overrides: [data=stdlib, model=transformer]
 arms:
   flat: {overrides: [tree=flat, "tree.spec=[16]"], dial: experts.hidden_dim}
   grid: {overrides: [tree=grid, "tree.spec=[4,4]"], dial: experts.hidden_dim}
+  dense: {control: dense, of: flat}
 space:
   - optim.lr=tag(log, interval(1e-3, 1e-2))
 when:
@@ -34,7 +35,8 @@ from pydantic import (
 )
 
 from hmoe.config import RunName, expand, literal, parse
-from hmoe.errors import nearest
+from hmoe.errors import ConfigError, nearest
+from hmoe.study.controls import CONTROLS, with_control
 from hmoe.study.space import Space, parse_space, settings_of
 
 Direction = Literal["minimize", "maximize"]
@@ -65,6 +67,12 @@ def _arm_name(name: str) -> str:
     return name
 
 
+def _control(name: str) -> str:
+    if name not in CONTROLS:
+        raise ValueError(f"must be one of {', '.join(CONTROLS)}.{nearest(name, CONTROLS)}")
+    return name
+
+
 Overrides = list[Annotated[str, AfterValidator(_override)]]
 
 
@@ -86,11 +94,30 @@ class _Section(BaseModel):
 class Arm(_Section):
     """One architecture in the comparison; the plan turns `dial` until the arm fits the contract.
 
-    An arm without one gets the contract's own dial where it needs it: see `hmoe.study.contract`.
+    An arm without a dial gets the contract's own where it needs it: see `hmoe.study.contract`.
+
+
+    Attributes:
+        control: the name of a control; the arm then is that of another: its overrides, then those
+            of the control, then its own.
+        of: the arm that the control belongs to.
+        overrides: beside those common to all arms.
+        dial: of a control without one, that of the other arm.
     """
 
+    control: Annotated[str, AfterValidator(_control)] | None = None
+    of: str | None = None
     overrides: Overrides = []
     dial: Annotated[str, AfterValidator(_key)] | None = None
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> "Arm":
+        if (self.control is None) != (self.of is None):
+            raise ValueError(
+                f"control={literal(self.control)}, of={literal(self.of)}: a control names the arm"
+                " it belongs to, as in {control: dense, of: flat}"
+            )
+        return self
 
 
 class Contract(_Section):
@@ -191,6 +218,7 @@ class Sweep(_Section):
             )
         self._check_trials()
         self._check_confirm()
+        self._check_controls()
         for metric in self.search.bounds:
             _direction(metric)
         for arm in self.arms:
@@ -222,6 +250,22 @@ class Sweep(_Section):
                     f" Arms: {', '.join(self.arms)}."
                 )
 
+    def _check_controls(self) -> None:
+        for arm, section in self.arms.items():
+            above = [arm]
+            while (of := self.arms[above[-1]].of) is not None:
+                if of not in self.arms:
+                    raise ValueError(
+                        f"arms.{above[-1]}.of={of}: is not an arm.{nearest(of, self.arms)}"
+                        f" Arms: {', '.join(self.arms)}."
+                    )
+                if of in above:
+                    raise ValueError(
+                        f"arms.{arm}.of={section.of}: goes round in a circle:"
+                        f" {' of '.join([*above, of])}"
+                    )
+                above.append(of)
+
     def _check_arm(self, arm: str) -> None:
         settings = self.settings(arm)
         searched = self.searched.reachable(settings).keys()
@@ -233,10 +277,9 @@ class Sweep(_Section):
                     f"arms.{arm}: {key}={fixed[key]} is fixed by an override, and '{key}' is"
                     " searched; keep one of the two"
                 )
-        if self.arms[arm].dial in searched:
+        if self.dial(arm) in searched:
             raise ValueError(
-                f"arms.{arm}.dial={self.arms[arm].dial}: the contract sets it, so it cannot be"
-                " searched"
+                f"arms.{arm}.dial={self.dial(arm)}: the contract sets it, so it cannot be searched"
             )
 
     @cached_property
@@ -260,8 +303,24 @@ class Sweep(_Section):
         return max(1, (os.cpu_count() or 1) // self.workers)
 
     def arm_overrides(self, arm: str) -> list[str]:
-        """The overrides of an arm, those common to all arms first."""
-        return [*self.overrides, *self.arms[arm].overrides]
+        """The overrides of an arm, those common to all arms first.
+
+        Raises:
+            ConfigError: it is a control that does not apply to the arm it belongs to.
+        """
+        section = self.arms[arm]
+        if section.control is None or section.of is None:
+            return [*self.overrides, *section.overrides]
+        try:
+            above = with_control(section.control, tuple(self.arm_overrides(section.of)))
+        except ConfigError as error:
+            raise ConfigError(f"arms.{arm}: {error}") from error
+        return [*above, *section.overrides]
+
+    def dial(self, arm: str) -> str | None:
+        """What the contract turns in an arm."""
+        section = self.arms[arm]
+        return self.dial(section.of) if section.of and not section.dial else section.dial
 
     def settings(self, arm: str) -> dict[str, str]:
         """The choices of an arm, key to value as text, as `Space.suggest` wants them."""

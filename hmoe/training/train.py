@@ -170,6 +170,7 @@ def train(
             "tree": str(parts.tree),
             "level_loads": loads,
             "baselines": context_models,
+            "floor": dict(parts.data.floor),
             "config_digest": digest(cfg),
             "data_digest": parts.data.digest,
             "seed": cfg.seed,
