@@ -16,8 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 from hmoe.config import compose, digest, keys
 from hmoe.errors import ConfigError, nearest
 from hmoe.models import Cost, cost
+from hmoe.study.sections import Match
 from hmoe.study.space import settings_of
-from hmoe.study.spec import Match, Sweep
+from hmoe.study.spec import Sweep
 from hmoe.training import Parts, assemble, tokens_per_step, validation_metrics
 
 # Widths move in steps that every grouped product can take, all else by ones.

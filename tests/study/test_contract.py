@@ -14,7 +14,7 @@ from hmoe.errors import ConfigError
 from hmoe.models import cost
 from hmoe.study import PlannedArm, Sweep, load_sweep, plan_arms
 from hmoe.study.contract import Spend
-from hmoe.study.spec import Match
+from hmoe.study.sections import Match
 from hmoe.training import assemble
 
 TEXT = """\
