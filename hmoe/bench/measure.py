@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -153,10 +154,14 @@ def _cell(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
+# Once: the file of one suite would make the checkout of the next one dirty.
+_at_the_start = cache(provenance)
+
+
 def save(record: Mapping[str, Any], *, suite: str, out: Path, command: str) -> Path:
     """Write the record of a suite, with the circumstances that its numbers belong to."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{suite}.json"
-    about = {"command": command, "threads": torch.get_num_threads(), **provenance()}
+    about = {"command": command, "threads": torch.get_num_threads(), **_at_the_start()}
     path.write_text(json.dumps({**record, **about}, indent=1) + "\n", encoding="utf-8")
     return path

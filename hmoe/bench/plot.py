@@ -104,7 +104,7 @@ def plot_ratios(
 ) -> Path:
     """One panel, a mark a row: the spread under its key `ratio`, called what `name` makes of it."""
     marks = [Mark(name(row), group="ratio", **row["ratio"]) for row in rows]
-    return plot_panels([Panel(title, marks, aim)], path, title="", x_label=x_label)
+    return plot_panels([Panel("", marks, aim)], path, title=title, x_label=x_label)
 
 
 def plot_lines(

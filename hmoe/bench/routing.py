@@ -134,15 +134,22 @@ def growth(sizes: Sequence[int], passes: str, rounds: int, device: str) -> list[
         runs[_FILL, sizes[-1]] = lambda: torch.empty(shape, device=device).zero_()
     times = _in_turns(runs, rounds, f"routing, {passes}", device)
     gc.collect()
+    return growth_rows(times, passes, torch.get_num_threads())
+
+
+def growth_rows(
+    times: Mapping[tuple[str, int], Timing], passes: str, threads: int
+) -> list[dict[str, Any]]:
+    """A row for every router and size; no growth where 2^12 was not measured."""
     return [
         {
-            "threads": torch.get_num_threads(),
+            "threads": threads,
             "passes": passes,
             "router": name,
             "experts": num_experts,
             "seconds": timing.seconds("wall"),
             "over_product_keys": _ratio(timing, times["product keys", num_experts]),
-            "over_4096": _ratio(timing, times.get((name, 2**12), timing)),
+            "over_4096": _ratio(timing, base) if (base := times.get((name, 2**12))) else None,
             "all_seconds": timing.wall_s,
         }
         for (name, num_experts), timing in times.items()

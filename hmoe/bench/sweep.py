@@ -41,7 +41,7 @@ def bench_sweep(*, rounds: int, out: Path, overrides: Sequence[str], command: st
         rows,
         out / "sweep.svg",
         name=_against,
-        title=title,
+        title="Trials per hour: two workers / one worker",
         x_label="median, lowest and highest turn",
         aim=_AIM,
     )

@@ -96,7 +96,7 @@ class _Clock(pl.Callback):
 
 
 def _hmoe_seconds(cfg: DictConfig) -> float:
-    """The steps as `hmoe train` takes them, event log included."""
+    """The steps as `hmoe train` takes them, event log included, checkpoints not."""
     parts = _seeded(cfg)
     clock = _Clock()
     learner = parts.learner()

@@ -10,6 +10,7 @@ from hmoe.data.digits import Digits
 from hmoe.data.idx_images import IdxImages
 from hmoe.data.loader import Batch, SplitLoader, StepLoader, StreamData
 from hmoe.data.pixels import PixelData
+from hmoe.data.planted import Planted
 from hmoe.data.robot_arm import RobotArm
 from hmoe.data.stdlib import Stdlib
 from hmoe.data.text import Text
@@ -20,6 +21,7 @@ __all__ = [
     "Digits",
     "IdxImages",
     "PixelData",
+    "Planted",
     "RobotArm",
     "SplitLoader",
     "Stdlib",

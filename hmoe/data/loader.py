@@ -6,7 +6,7 @@ data of the uninterrupted one, with nothing about the stream to save in a checkp
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from typing import Literal
 
@@ -113,7 +113,13 @@ class SplitLoader:
 
 
 class StreamData(LightningDataModule, ABC):
-    """What all sets share: an endless seeded training stream, and one pass over a split."""
+    """What all sets share: an endless seeded training stream, and one pass over a split.
+
+    Attributes:
+        floor: score -> what the best model that there can be has in it, where that is known.
+    """
+
+    floor: Mapping[str, float] = {}
 
     @abstractmethod
     def train_batch(self, step: int) -> Batch:

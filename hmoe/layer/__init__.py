@@ -1,7 +1,7 @@
 """The algorithm, torch only. Read it in this order: tree_spec, tree, tree_ops, scores, scorers,
-gates, bottom_up, heads, routing, selection (with checks, beam, capacity), expert_choice, experts,
-staff, dispatch, hmoe. Then by itself: looks, asking, descent, lazy and neurons (very large trees),
-soft_moe, and outline, rows, move, moving_gates, moving (trees that change)."""
+gates, bottom_up, heads, routing, selection (with checks, beam, capacity), expert_choice, streams,
+experts, staff, dispatch, hmoe. Then by itself: looks, asking, descent, lazy and neurons (very large
+trees), soft_moe, and outline, rows, move, moving_gates, moving (trees that change)."""
 
 from hmoe.layer.bottom_up import BottomUp
 from hmoe.layer.expert_choice import expert_choice
@@ -18,6 +18,7 @@ from hmoe.layer.scores import Choice, Scores
 from hmoe.layer.selection import Selection, descend, soft, top_k
 from hmoe.layer.soft_moe import SoftMoE
 from hmoe.layer.staff import ByUnit, Constant, Identity, Shared, Zero
+from hmoe.layer.streams import own_stream
 from hmoe.layer.tree import Tree
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "drop",
     "expert_choice",
     "move_optimizer",
+    "own_stream",
     "regroup",
     "reinitialise",
     "soft",

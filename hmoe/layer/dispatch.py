@@ -34,7 +34,10 @@ class Order(NamedTuple):
 
 
 def expert_order(routing: Routing) -> Order:
-    """Sort the rows by expert, once."""
+    """Sort the rows by expert, once. The routing's rows must ascend by token.
+
+    Not checked here, which would wait for the device: tests check it for every selection.
+    """
     # Stable, so that the rows of one expert stay in token order and sums have one fixed order.
     row_R = routing.expert_R.argsort(stable=True)
     number_R = torch.arange(len(row_R), device=row_R.device)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from hmoe.errors import ConfigError
 from hmoe.layer.checks import check_names
 from hmoe.layer.grouped import ACTIVATIONS, GroupedMlp, GroupedSwiGlu
+from hmoe.layer.streams import normal_units
 
 Implementation = Literal["grouped", "loop"]
 Activation = Literal["gelu", "relu", "silu"]
@@ -56,8 +57,8 @@ class Mlp(nn.Module):
         check_names("experts.activation", [activation], tuple(ACTIVATIONS))
         self.activation = activation
         self.implementation = implementation
-        self.w_in_EDF = _init(num_experts, dim, hidden_dim)
-        self.w_out_EFD = _init(num_experts, hidden_dim, dim)
+        self.w_in_EDF = _first_in(num_experts, dim, hidden_dim)
+        self.w_out_EFD = _first_out(num_experts, dim, hidden_dim)
 
     def forward(self, x_RD: Tensor, load_E: Tensor) -> Tensor:
         """Rows in expert order (R, D) and the rows of each expert (E,) -> (R, D)."""
@@ -89,9 +90,9 @@ class SwiGlu(nn.Module):
         _check_widths(dim, hidden_dim, implementation)
         self.dtype = _dtype(dtype)
         self.implementation = implementation
-        self.w_gate_EDF = _init(num_experts, dim, hidden_dim)
-        self.w_up_EDF = _init(num_experts, dim, hidden_dim)
-        self.w_out_EFD = _init(num_experts, hidden_dim, dim)
+        self.w_gate_EDF = _first_in(num_experts, dim, hidden_dim)
+        self.w_up_EDF = _first_in(num_experts, dim, hidden_dim)
+        self.w_out_EFD = _first_out(num_experts, dim, hidden_dim)
 
     def forward(self, x_RD: Tensor, load_E: Tensor) -> Tensor:
         """Rows in expert order (R, D) and the rows of each expert (E,) -> (R, D)."""
@@ -136,8 +137,16 @@ def _loop(network: Callable[..., Tensor], x_RD: Tensor, load_E: Tensor, *weights
     return torch.cat([network(x, *ws) for x, ws in zip(rows, slices, strict=True)])
 
 
-def _init(num_experts: int, fan_in: int, fan_out: int) -> nn.Parameter:
-    return nn.Parameter(torch.randn(num_experts, fan_in, fan_out) * fan_in**-0.5)
+def _first_in(num_experts: int, dim: int, hidden_dim: int) -> nn.Parameter:
+    """Weights from tokens to hidden units, (E, D, F), of variance 1 / D."""
+    unit_FED = normal_units(num_experts, dim, hidden_dim)
+    return nn.Parameter((unit_FED * dim**-0.5).permute(1, 2, 0).contiguous())
+
+
+def _first_out(num_experts: int, dim: int, hidden_dim: int) -> nn.Parameter:
+    """Weights from hidden units to tokens, (E, F, D), of variance 1 / F."""
+    unit_FED = normal_units(num_experts, dim, hidden_dim)
+    return nn.Parameter((unit_FED * hidden_dim**-0.5).permute(1, 0, 2).contiguous())
 
 
 def _check_widths(dim: int, hidden_dim: int, implementation: Implementation) -> None:

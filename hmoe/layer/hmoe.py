@@ -19,6 +19,7 @@ from hmoe.layer.routing import Routing
 from hmoe.layer.scores import Scores
 from hmoe.layer.selection import Selection, check_seen
 from hmoe.layer.staff import Shared
+from hmoe.layer.streams import own_stream
 from hmoe.layer.tree import Tree
 
 
@@ -58,7 +59,8 @@ class HMoE(nn.Module):
     ) -> None:
         super().__init__()
         self.tree = tree
-        self.gate = gate(tree=tree, dim=dim)
+        with own_stream():  # another gate leaves the experts as they are
+            self.gate = gate(tree=tree, dim=dim)
         self.selection = selection
         self.eval_selection = eval_selection or selection
         self.experts = experts(num_experts=tree.num_experts, dim=dim)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hmoe.errors import ConfigError
+from hmoe.layer.streams import own_stream
 from hmoe.layer.tree import Tree
 
 
@@ -59,7 +60,8 @@ class SoftMoE(nn.Module):
         self.tree = tree
         self.slots = slots
         self.group = group
-        self.phi_MD = nn.Parameter(torch.randn(tree.num_experts * slots, dim) * dim**-0.5)
+        with own_stream():  # other slots leave the experts as they are
+            self.phi_MD = nn.Parameter(torch.randn(tree.num_experts * slots, dim) * dim**-0.5)
         self.scale = nn.Parameter(torch.ones(()))
         self.experts = experts(num_experts=tree.num_experts, dim=dim)
 

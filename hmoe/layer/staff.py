@@ -99,7 +99,7 @@ class ByUnit(nn.Module):
         # A bank of another size is one of shared experts, which are of the default kind.
         kind_E: list[str | None] = [None] * num_experts
         if num_experts == tree.num_experts:
-            kind_E = [_longest(tree.path_N[node], units) for node in tree.node_E]
+            kind_E = [kind_of(tree.path_N[node], units) for node in tree.node_E]
         # Neighbours of one kind are one bank, so that its grouped product stays one.
         runs = [(kind, len(list(run))) for kind, run in groupby(kind_E)]
         self.sizes = [size for _, size in runs]
@@ -256,7 +256,7 @@ def _units(option: str, name: str, number: int, tree: Tree) -> list[int]:
     return [tree.path_N.index(name)]
 
 
-def _longest(path: str, units: Mapping[str, object]) -> str | None:
-    """The longest of the names that is a path's beginning, by whole names."""
+def kind_of(path: str, units: Mapping[str, object]) -> str | None:
+    """Which of `units` an expert belongs to: the longest that its path begins with, if any."""
     holding = [name for name in units if path == name or path.startswith(f"{name}.")]
     return max(holding, key=len, default=None)

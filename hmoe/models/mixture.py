@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hmoe.errors import ConfigError, nearest
-from hmoe.layer import Routing, Tree
+from hmoe.layer import Routing, Tree, own_stream
 from hmoe.layer.gates import Gate
 from hmoe.layer.tree_ops import at_experts, path_product
 
@@ -72,7 +72,8 @@ class Mixture(nn.Module):
         if not init_range > 0:
             raise ConfigError(f"model.init_range = {init_range}: expected a number above 0.")
         self.tree = tree
-        self.gate = gate(tree=tree, dim=in_dim)
+        with own_stream():  # another gate leaves the experts as they are
+            self.gate = gate(tree=tree, dim=in_dim)
         if self.gate.num_heads > 1:
             raise ConfigError(
                 f"gate.num = {self.gate.num_heads}: model=mixture blends whole networks by one "

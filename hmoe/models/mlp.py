@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from hmoe.layer import Routing
+from hmoe.layer import Routing, own_stream
 
 
 class ResidualMlp(nn.Module):
@@ -27,7 +27,10 @@ class ResidualMlp(nn.Module):
         super().__init__()
         self.embed = nn.Linear(in_dim, dim)
         self.norms = nn.ModuleList(nn.RMSNorm(dim) for _ in range(depth))
-        self.ffns = nn.ModuleList(ffn(dim=dim) for _ in range(depth))
+        self.ffns = nn.ModuleList()
+        for _ in range(depth):
+            with own_stream():  # the rest starts the same, whatever these are
+                self.ffns.append(ffn(dim=dim))
         self.norm = nn.RMSNorm(dim)
         self.head = nn.Linear(dim, out_dim)
 

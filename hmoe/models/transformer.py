@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hmoe.errors import ConfigError
-from hmoe.layer import Routing
+from hmoe.layer import Routing, own_stream
 
 
 class Transformer(nn.Module):
@@ -62,15 +62,11 @@ class Transformer(nn.Module):
             )
         self.context = context
         self.embed = nn.Embedding(in_dim, dim)
-        self.blocks = nn.ModuleList(
-            Block(
-                dim=dim,
-                num_heads=num_heads,
-                context=context,
-                ffn=(ffn if i in ffn_blocks else plain_ffn)(dim=dim),
-            )
-            for i in range(depth)
-        )
+        self.blocks = nn.ModuleList()
+        for i in range(depth):
+            with own_stream():  # the rest starts the same, whatever these are
+                inner = (ffn if i in ffn_blocks else plain_ffn)(dim=dim)
+            self.blocks.append(Block(dim=dim, num_heads=num_heads, context=context, ffn=inner))
         self.norm = nn.RMSNorm(dim)
         self.head = nn.Linear(dim, out_dim, bias=False)
         nn.init.normal_(self.embed.weight, std=0.02)

@@ -26,7 +26,8 @@ from optuna.trial import Trial
 
 from hmoe.errors import ConfigError
 from hmoe.study.contract import PlannedArm
-from hmoe.study.spec import Pruning, Sweep
+from hmoe.study.sections import Pruning
+from hmoe.study.spec import Sweep
 
 RUNG = "hmoe.rung_"  # attribute of a trial, with the step: how it stood there
 _SLOT = "hmoe.slot"

@@ -15,7 +15,7 @@ import optuna
 from optuna.trial import BaseTrial
 
 from hmoe.errors import ConfigError
-from hmoe.study.spec import Search
+from hmoe.study.sections import Search
 
 # As many as TPE draws at random before it learns: the samplers begin alike, and are paired alike.
 _POPULATION = 10

@@ -19,6 +19,7 @@ from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 from hmoe.config import keys, that_are_read
 from hmoe.errors import ConfigError
 from hmoe.study.contract import PlannedArm
+from hmoe.study.job import Job
 from hmoe.study.pruning import RUNG, Pruner, excess_when_pruned
 from hmoe.study.samplers import combinations, make_sampler
 from hmoe.study.spec import Sweep
@@ -36,13 +37,11 @@ _STATES = {
 }
 
 
-@dataclass(frozen=True)
-class Ticket:
-    """A trial to be run: the arm, its slot, and what was drawn for it."""
+@dataclass(frozen=True, kw_only=True)
+class Ticket(Job):
+    """A trial to be run, and what it is to Optuna."""
 
-    arm: PlannedArm
     slot: int
-    drawn: Sequence[str]
     trial: Trial
 
 
@@ -114,6 +113,11 @@ def storage_url(runs: Path) -> str:
     return f"sqlite:///{runs.resolve() / 'optuna.db'}"
 
 
+def place_of(arm: str, slot: int) -> str:
+    """The run folder of a slot, below that of the study."""
+    return f"{arm}/trial_{slot:03d}"
+
+
 class Search:
     """Ask, judge and tell for all arms of a sweep. Make one in the process that owns the study."""
 
@@ -137,6 +141,17 @@ class Search:
             )
             for arm in arms
         }
+
+    @property
+    def total(self) -> int:
+        """Number of planned trials."""
+        return self.sweep.budget.trials
+
+    @property
+    def total_steps(self) -> int:
+        """Training steps of all planned trials."""
+        steps = sum(arm.cfg.trainer.max_steps for arm in self.arms.values())
+        return steps * self.sweep.trials_per_arm
 
     def recover(self) -> int:
         """Give back the trials that a dead owner left running. Returns how many there were."""
@@ -168,7 +183,18 @@ class Search:
             trial.set_user_attr(_SLOT, slot)
         drawn = _draw(self.sweep, arm, trial)
         trial.set_user_attr(_DRAWN, drawn)
-        return Ticket(arm, slot, drawn, trial)
+        label = f"{name} trial {slot + 1}"
+        return Ticket(
+            kind="trial",
+            arm=arm,
+            drawn=drawn,
+            seed=self.sweep.seed + slot,
+            name=f"{name}-{slot}",
+            label=f"{label} ({' '.join(drawn)})" if drawn else label,
+            place=place_of(name, slot),
+            slot=slot,
+            trial=trial,
+        )
 
     def tell(
         self,

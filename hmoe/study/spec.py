@@ -13,47 +13,39 @@ overrides: [data=stdlib, model=transformer]
 arms:
   flat: {overrides: [tree=flat, "tree.spec=[16]"], dial: experts.hidden_dim}
   grid: {overrides: [tree=grid, "tree.spec=[4,4]"], dial: experts.hidden_dim}
+  dense: {control: dense, of: flat}
 space:
   - optim.lr=tag(log, interval(1e-3, 1e-2))
 when:
   selection=descend: ["selection.k=choice(1, 2)"]
 """
 
+import os
 import re
-from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     model_validator,
 )
 
-from hmoe.config import RunName, expand, literal, parse
-from hmoe.errors import nearest
+from hmoe.config import RunName, expand, literal
+from hmoe.errors import ConfigError, nearest
+from hmoe.study.controls import with_control
+from hmoe.study.sections import (
+    Arm,
+    Budget,
+    Confirm,
+    Contract,
+    Direction,
+    Overrides,
+    Search,
+    Section,
+    direction,
+)
 from hmoe.study.space import Space, parse_space, settings_of
-
-Direction = Literal["minimize", "maximize"]
-
-
-def _override(text: str) -> str:
-    parse(text)
-    return text
-
-
-def _direction(metric: str) -> Direction:
-    from hmoe.metrics import direction  # brings torch, which this room starts without
-
-    return direction(metric)
-
-
-def _key(text: str) -> str:
-    if not re.fullmatch(r"\w+(\.\w+)*", text):
-        raise ValueError("names joined by dots are expected, e.g. experts.hidden_dim")
-    return text
 
 
 def _arm_name(name: str) -> str:
@@ -62,100 +54,7 @@ def _arm_name(name: str) -> str:
     return name
 
 
-Overrides = list[Annotated[str, AfterValidator(_override)]]
-
-
-class _Section(BaseModel):
-    """A part of the file in which every key is known."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _know_keys(cls, data: Any) -> Any:
-        for key in data if isinstance(data, Mapping) else ():
-            if key not in (known := cls.model_fields):
-                hint = f"{nearest(str(key), known)} Allowed: {', '.join(known)}."
-                raise ValueError(f"'{key}' is not a key of the sweep file here.{hint}")
-        return data
-
-
-class Arm(_Section):
-    """One architecture in the comparison; the plan turns `dial` until the arm fits the contract."""
-
-    overrides: Overrides = []
-    dial: Annotated[str, AfterValidator(_key)] | None = None
-
-
-class Contract(_Section):
-    """Every arm must cost what `reference` costs in `match`, up to a share of `tolerance`."""
-
-    match: Literal["active_params", "params", "flops_per_token"]
-    reference: str
-    tolerance: float = Field(default=0.02, ge=0, lt=1)
-
-
-class Budget(_Section):
-    """Trials of the whole study; every arm gets an equal share."""
-
-    trials: int = Field(ge=1)
-
-
-class Pruning(_Section):
-    """Asynchronous successive halving: the rungs, and the share that passes each.
-
-    Attributes:
-        first: share of a trial's training FLOPs at which the first rung lies.
-        keep: share of the trials at a rung that go on; the next rung lies 1 / keep times higher.
-    """
-
-    first: float = Field(gt=0, lt=1)
-    keep: float = Field(default=1 / 3, gt=0, lt=1)
-
-
-class Search(_Section):
-    """How settings are drawn, and which trials are stopped early.
-
-    Attributes:
-        sampler: who draws.
-        bounds: of metrics, the worst value that a best configuration may have.
-        pruning: None trains every trial to its end.
-    """
-
-    sampler: Literal["tpe", "nsga2", "random", "grid"] = "tpe"
-    bounds: dict[str, float] = {}
-    pruning: Pruning | None = None
-
-    def excess(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """By how much each bounded metric is beyond its bound; 0 or less is within.
-
-        A metric that an arm does not have, as a dense control has no load, has no bound to meet.
-        """
-        sign = {"minimize": 1, "maximize": -1}
-        return {
-            metric: sign[_direction(metric)] * (metrics[metric] - worst)
-            for metric, worst in self.bounds.items()
-            if metric in metrics
-        }
-
-
-class Confirm(_Section):
-    """How the best of each arm is compared with the contract's reference, on fresh seeds.
-
-    Attributes:
-        seeds: paired ones, the same for all arms; none was used by the search.
-        margins: of objectives, the largest difference that does not matter, in their own unit.
-        alpha: error rate of a verdict, over the whole family of pairs.
-        arms: those that are confirmed beside the reference; None takes all.
-    """
-
-    seeds: int = Field(default=6, ge=2)
-    margins: dict[str, Annotated[float, Field(gt=0)]] = Field(min_length=1)
-    alpha: float = Field(default=0.05, gt=0, lt=0.5)
-    arms: list[str] | None = None
-
-
-class Sweep(_Section):
+class Sweep(Section):
     """One study: a question and all that is needed to answer it."""
 
     name: RunName
@@ -165,10 +64,10 @@ class Sweep(_Section):
     budget: Budget
     seed: int = Field(default=0, ge=0)
     workers: int = Field(default=1, ge=1)
-    overrides: Overrides = []
+    overrides: Overrides = Field(default=[])
     arms: dict[Annotated[str, AfterValidator(_arm_name)], Arm] = Field(min_length=1)
-    space: list[str] = []
-    when: dict[str, list[str]] = {}
+    space: list[str] = Field(default=[])
+    when: dict[str, list[str]] = Field(default={})
     search: Search = Search()
     confirm: Confirm | None = None
 
@@ -177,7 +76,7 @@ class Sweep(_Section):
         if len(set(self.objectives)) != len(self.objectives):
             raise ValueError(f"objectives={literal(self.objectives)}: must differ")
         for metric in self.objectives:
-            _direction(metric)
+            direction(metric)
         if self.contract.reference not in self.arms:
             raise ValueError(
                 f"contract.reference={self.contract.reference}: is not an arm."
@@ -185,8 +84,9 @@ class Sweep(_Section):
             )
         self._check_trials()
         self._check_confirm()
+        self._check_controls()
         for metric in self.search.bounds:
-            _direction(metric)
+            direction(metric)
         for arm in self.arms:
             self._check_arm(arm)
         return self
@@ -216,6 +116,22 @@ class Sweep(_Section):
                     f" Arms: {', '.join(self.arms)}."
                 )
 
+    def _check_controls(self) -> None:
+        for arm, section in self.arms.items():
+            above = [arm]
+            while (of := self.arms[above[-1]].of) is not None:
+                if of not in self.arms:
+                    raise ValueError(
+                        f"arms.{above[-1]}.of={of}: is not an arm.{nearest(of, self.arms)}"
+                        f" Arms: {', '.join(self.arms)}."
+                    )
+                if of in above:
+                    raise ValueError(
+                        f"arms.{arm}.of={section.of}: goes round in a circle:"
+                        f" {' of '.join([*above, of])}"
+                    )
+                above.append(of)
+
     def _check_arm(self, arm: str) -> None:
         settings = self.settings(arm)
         searched = self.searched.reachable(settings).keys()
@@ -227,10 +143,9 @@ class Sweep(_Section):
                     f"arms.{arm}: {key}={fixed[key]} is fixed by an override, and '{key}' is"
                     " searched; keep one of the two"
                 )
-        if self.arms[arm].dial in searched:
+        if self.dial(arm) in searched:
             raise ValueError(
-                f"arms.{arm}.dial={self.arms[arm].dial}: the contract sets it, so it cannot be"
-                " searched"
+                f"arms.{arm}.dial={self.dial(arm)}: the contract sets it, so it cannot be searched"
             )
 
     @cached_property
@@ -241,16 +156,37 @@ class Sweep(_Section):
     @property
     def directions(self) -> list[Direction]:
         """Which way is better, for each objective."""
-        return [_direction(metric) for metric in self.objectives]
+        return [direction(metric) for metric in self.objectives]
 
     @property
     def trials_per_arm(self) -> int:
         """The equal share of the budget."""
         return self.budget.trials // len(self.arms)
 
+    @property
+    def threads(self) -> int:
+        """Of a worker: two processes with two threads each would fight over two cores."""
+        return max(1, (os.cpu_count() or 1) // self.workers)
+
     def arm_overrides(self, arm: str) -> list[str]:
-        """The overrides of an arm, those common to all arms first."""
-        return [*self.overrides, *self.arms[arm].overrides]
+        """The overrides of an arm, those common to all arms first.
+
+        Raises:
+            ConfigError: it is a control that does not apply to the arm it belongs to.
+        """
+        section = self.arms[arm]
+        if section.control is None or section.of is None:
+            return [*self.overrides, *section.overrides]
+        try:
+            above = with_control(section.control, tuple(self.arm_overrides(section.of)))
+        except ConfigError as error:
+            raise ConfigError(f"arms.{arm}: {error}") from error
+        return [*above, *section.overrides]
+
+    def dial(self, arm: str) -> str | None:
+        """What the contract turns in an arm."""
+        section = self.arms[arm]
+        return self.dial(section.of) if section.of and not section.dial else section.dial
 
     def settings(self, arm: str) -> dict[str, str]:
         """The choices of an arm, key to value as text, as `Space.suggest` wants them."""

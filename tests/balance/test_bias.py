@@ -204,7 +204,7 @@ def test_the_loop_evens_out_a_skewed_gate_and_leaves_its_weights_alone(
     layer = make_layer(tree_name, "top_2")
     layer.add_bias()
     before = copy.deepcopy(dict(layer.named_parameters()))
-    x = torch.randn(2000, DIM)
+    x = torch.randn(2000, DIM) + 0.3  # tokens that lean one way
     controller = BiasController(rate=0.03 if rule == "sign" else 1.0, rule=rule, among="siblings")
 
     def unevenness() -> float:
@@ -237,7 +237,7 @@ def test_other_gates_are_evened_out_as_well(gate: str, rate: float) -> None:
     among = "siblings" if gate == "heads" else "experts"
     controller = BiasController(rate=rate, rule="size", among=among)
     controller.attach(layer)
-    x = torch.randn(1000, DIM)
+    x = torch.randn(1000, DIM) + 0.3  # tokens that lean one way
     with torch.no_grad():
         worst = []
         for _ in range(100):

@@ -13,7 +13,7 @@ from hmoe.errors import ConfigError
 from hmoe.study import load_sweep, plan_arms, run_sweep
 from hmoe.study.pruning import Mark, Pruner, Validations, crowding, fronts, rung_steps, stand
 from hmoe.study.search import Search, Ticket, check_search
-from hmoe.study.spec import Pruning
+from hmoe.study.sections import Pruning
 from tests.stores import assert_every_slot_ended_once, mlflow_runs, optuna_trials
 from tests.tiny import curve, sweep_overrides
 from tests.tracking.fake import empty_store

@@ -8,7 +8,7 @@ import pytest
 from hmoe.errors import ConfigError
 from hmoe.study import best, check_search, load_sweep, plan_arms
 from hmoe.study.search import Ended, Search, combinations_of
-from hmoe.study.spec import Search as Section
+from hmoe.study.sections import Search as Section
 from hmoe.study.spec import Sweep
 from tests.tiny import sweep_overrides
 

@@ -1,0 +1,219 @@
+"""Planted: data made by a known mixture of experts, so that the truth about a gate is known.
+
+A tree of centres is laid into space: the children of a unit lie at a given distance around it, in
+drawn directions, far for departments and near for teams. A row is a cloud's draw around the centre
+of an expert, each equally often. It belongs to the expert found by going down the tree to the
+nearest centre on each level, which is what a tree of linear gates can say exactly; and that
+expert's function of the row, seen from its centre, makes the target. The first row of a truth of
+4 x 4 experts in 8 dimensions, with two targets and noise 0.1 (the expert is not shown):
+
+    x 2.15 -1.16 -0.43 -0.81 0.01 1.56 0.62 0.36    y -1.02 0.94
+
+Values: y = f_e(x) + noise N(0, 1), with f_e of variance 1 (linear) or less (a network); no model
+has a mean squared error below noise^2. Classes: the largest of the f_e(x), but with probability
+`noise` one of the others; no model has an error below `noise`. `floor` says so in numbers.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import log
+from typing import Literal
+
+import numpy as np
+
+from hmoe.data.checks import check_at_least
+from hmoe.data.loader import SPLITS, Split
+from hmoe.data.rows import RowData
+from hmoe.errors import ConfigError, nearest
+from hmoe.layer import Tree
+from hmoe.layer.tree import ROOT
+
+Array = np.ndarray
+_TASKS = ("regression", "classification")
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A mixture that makes data. Letters: N nodes, E experts, D features, F hidden, O targets.
+
+    Attributes:
+        tree: its organisation.
+        center_ND: where each node lies; the root lies at zero.
+        inner_EDF: of each expert the weights of its hidden units; None for linear functions.
+        outer_EFO: from hidden units, or features, to targets.
+    """
+
+    tree: Tree
+    center_ND: Array
+    inner_EDF: Array | None
+    outer_EFO: Array
+
+    @classmethod
+    def drawn(
+        cls,
+        tree: Tree,
+        draw: np.random.RandomState,
+        *,
+        in_dim: int,
+        out_dim: int,
+        distance: list[float],
+        hidden_dim: int | None,
+    ) -> "Truth":
+        """A truth with centres at the given distances, one a level, and normal weights."""
+        way_ND = draw.normal(size=(tree.num_nodes, in_dim))
+        way_ND /= np.linalg.norm(way_ND, axis=1, keepdims=True)
+        center_ND = np.zeros_like(way_ND)
+        for node, parent in enumerate(tree.parent_N):
+            above_D = 0.0 if parent == ROOT else center_ND[parent]
+            center_ND[node] = above_D + distance[tree.level_N[node]] * way_ND[node]
+        inner_EDF, fan_in = None, in_dim
+        if hidden_dim is not None:
+            # Of variance 4, so that a tanh bends.
+            inner_EDF = draw.normal(size=(tree.num_experts, in_dim, hidden_dim)) * 2 / in_dim**0.5
+            fan_in = hidden_dim
+        outer_EFO = draw.normal(size=(tree.num_experts, fan_in, out_dim)) / fan_in**0.5
+        return cls(tree, center_ND, inner_EDF, outer_EFO)
+
+    def expert_of(self, x_RD: Array) -> Array:
+        """The expert of each row, (R,): the nearest child, from the root down."""
+        node_R = np.full(len(x_RD), ROOT)
+        children: dict[int, list[int]] = {}
+        for node, parent in enumerate(self.tree.parent_N):
+            children.setdefault(parent, []).append(node)
+        for unit, below in children.items():  # breadth first: units come after their parents
+            here = node_R == unit
+            apart = x_RD[here][:, None] - self.center_ND[below]
+            node_R[here] = np.array(below)[np.square(apart).sum(-1).argmin(1)]
+        expert_N = np.full(self.tree.num_nodes, -1)
+        expert_N[list(self.tree.node_E)] = np.arange(self.tree.num_experts)
+        return expert_N[node_R]
+
+    def answers(self, x_RD: Array) -> Array:
+        """What the rows' experts say of them, without noise: (R, O)."""
+        expert_R = self.expert_of(x_RD)
+        result = np.empty((len(x_RD), self.outer_EFO.shape[-1]))
+        for expert, node in enumerate(self.tree.node_E):
+            here = expert_R == expert
+            seen = x_RD[here] - self.center_ND[node]
+            if self.inner_EDF is not None:
+                seen = np.tanh(seen @ self.inner_EDF[expert])
+            result[here] = seen @ self.outer_EFO[expert]
+        return result
+
+
+class Planted(RowData):
+    """Rows of a known mixture: x float32 (B, in_dim), y float32 (B, out_dim) or int64 (B,).
+
+    Args:
+        batch_size: rows a batch.
+        seed: seed of the training stream; neither truth nor rows depend on it.
+        truth: the tree of the experts that make the data.
+        truth_seed: seed of the truth and of the rows.
+        distance: of children from their parent, one number a level, in deviations of a cloud.
+        hidden_dim: hidden tanh units of an expert's function; None makes it linear.
+        target: "regression" or "classification".
+        noise: deviation of the values' noise, or the share of classes that are wrong.
+        in_dim: features.
+        out_dim: values, or classes.
+        num_train, num_val, num_test: rows of each split.
+
+    Raises:
+        ConfigError: a size below 1, a list of the wrong length, noise out of its range, or an
+            unknown target.
+    """
+
+    def __init__(
+        self,
+        *,
+        batch_size: int,
+        seed: int,
+        truth: Tree,
+        truth_seed: int,
+        distance: list[float],
+        hidden_dim: int | None,
+        target: Literal["regression", "classification"],
+        noise: float,
+        in_dim: int,
+        out_dim: int,
+        num_train: int,
+        num_val: int,
+        num_test: int,
+    ) -> None:
+        super().__init__(batch_size=batch_size, seed=seed)
+        sizes = {"num_train": num_train, "num_val": num_val, "num_test": num_test}
+        least = 1 if target == "regression" else 2
+        if hidden_dim is not None:
+            sizes["hidden_dim"] = hidden_dim
+        for name, value in {**sizes, "in_dim": in_dim}.items():
+            check_at_least(name, value, 1)
+        check_at_least("out_dim", out_dim, least)
+        check_at_least("truth_seed", truth_seed, 0)
+        _check(truth, distance, target, noise, out_dim)
+        self.task, self.in_dim, self.out_dim = target, in_dim, out_dim
+        self.truth, self.truth_seed, self.distance = truth, truth_seed, distance
+        self.hidden_dim, self.noise = hidden_dim, noise
+        self.num_rows = (num_train, num_val, num_test)
+
+    @property
+    def floor(self) -> dict[str, float]:
+        """The scores of the best model that there can be, which knows the truth."""
+        if self.task == "regression":
+            return {"loss": self.noise**2, "mse": self.noise**2}
+        shares = [1 - self.noise, *[self.noise / (self.out_dim - 1)] * (self.out_dim - 1)]
+        return {"loss": -sum(p * log(p) for p in shares if p), "accuracy": 1 - self.noise}
+
+    def _load(self) -> Mapping[Split, tuple[Array, Array]]:
+        draw = np.random.RandomState(self.truth_seed)  # frozen under every numpy (NEP 19)
+        truth = Truth.drawn(
+            self.truth,
+            draw,
+            in_dim=self.in_dim,
+            out_dim=self.out_dim,
+            distance=self.distance,
+            hidden_dim=self.hidden_dim,
+        )
+        expert_R = draw.randint(truth.tree.num_experts, size=sum(self.num_rows))
+        node_R = np.array(truth.tree.node_E)[expert_R]
+        x_RD = truth.center_ND[node_R] + draw.normal(size=(len(node_R), self.in_dim))
+        y_R = self._targets(truth.answers(x_RD), draw)
+        # One scale for all features: what is near stays near.
+        x_RD = (x_RD / np.sqrt(np.square(x_RD).mean())).astype(np.float32)
+        ends = np.cumsum(self.num_rows)
+        return {
+            split: (x_RD[start:end], y_R[start:end])
+            for split, start, end in zip(SPLITS, [0, *ends], ends, strict=False)
+        }
+
+    def _targets(self, answer_RO: Array, draw: np.random.RandomState) -> Array:
+        noise: Array
+        if self.task == "regression":
+            noise = self.noise * draw.normal(size=answer_RO.shape)
+            return (answer_RO + noise).astype(np.float32)
+        # A step of 1 to O - 1 from the right class, around: each other class equally often.
+        wrong_R = draw.uniform(size=len(answer_RO)) < self.noise
+        noise = wrong_R * draw.randint(1, self.out_dim, size=len(answer_RO))
+        return (answer_RO.argmax(1) + noise) % self.out_dim
+
+    def _digested(self, values: Array) -> bytes:
+        # Rounded, since another machine's products differ in the last bits.
+        return super()._digested(np.round(values, 4) + 0.0)
+
+
+def _check(truth: Tree, distance: list[float], target: str, noise: float, out_dim: int) -> None:
+    if len(distance) != truth.num_levels or not all(d > 0 for d in distance):
+        raise ConfigError(
+            f"data.distance={distance}: must be {truth.num_levels} numbers above 0, one a level of "
+            f"tree {truth}."
+        )
+    if target not in _TASKS:
+        raise ConfigError(
+            f"data.target={target}: must be one of {', '.join(_TASKS)}.{nearest(target, _TASKS)}"
+        )
+    most = float("inf") if target == "regression" else 1 - 1 / out_dim
+    if not 0 <= noise < most:
+        raise ConfigError(
+            f"data.noise={noise}: must be at least 0 and less than {most:g}: a share of wrong "
+            "classes beyond it would make the right one the rarest."
+            if target == "classification"
+            else f"data.noise={noise}: must be a finite number of at least 0."
+        )
