@@ -110,15 +110,16 @@ def describe(overrides: Sequence[str]) -> int:
 
 
 def plan(overrides: Sequence[str]) -> int:
-    """Compose and match the arms of a sweep, and show what would run."""
+    """Match the arms of a sweep and show what it would take: time, memory, disk."""
     from rich.console import Console
 
-    from hmoe.study import check_search, plan_arms, plan_table
+    from hmoe.study import check_search, plan_table
 
-    study, _ = _load_sweep(overrides)
-    arms = plan_arms(study)
-    check_search(study, arms)
-    Console().print(plan_table(study, arms))
+    console = Console()
+    plan, _ = _plan(overrides, console)
+    check_search(plan.sweep, plan.planned)
+    console.print(plan_table(plan))
+    plan.check()
     return 0
 
 
@@ -126,16 +127,17 @@ def sweep(overrides: Sequence[str]) -> int:
     """Run a sweep, or go on with it, and write its report."""
     from rich.console import Console
 
-    from hmoe.study import ProgressDisplay, plan_arms, plan_table, run_sweep
+    from hmoe.study import ProgressDisplay, plan_table, run_sweep
 
-    study, runs = _load_sweep(overrides)
-    arms = plan_arms(study)
     console = Console(stderr=True)
-    console.print(plan_table(study, arms))
+    plan, runs = _plan(overrides, console)
+    plan.check()
+    console.print(plan_table(plan))
+    study = plan.sweep
     display = ProgressDisplay(console, "trials")
     command = shlex.join(["hmoe", "sweep", *overrides])
     with display.live():
-        run_sweep(study, arms, runs, command=command, show=display.show)
+        run_sweep(study, plan.planned, runs, command=command, show=display.show)
     return publish(runs, study.name)
 
 
@@ -146,13 +148,13 @@ def confirm(overrides: Sequence[str]) -> int:
     from hmoe.study import (
         ProgressDisplay,
         confirmation_table,
-        plan_arms,
         plan_confirmation,
+        plan_sweep,
         run_confirmation,
     )
 
     study, runs = _load_sweep(overrides)
-    arms = plan_arms(study)
+    arms = plan_sweep(study, runs, measure=False).planned
     console = Console(stderr=True)
     console.print(confirmation_table(study, plan_confirmation(study, arms, runs)))
     display = ProgressDisplay(console, "runs")
@@ -166,12 +168,12 @@ def status(overrides: Sequence[str]) -> int:
     """Show how far a sweep is."""
     from rich.console import Console
 
-    from hmoe.study import plan_arms, status_table
+    from hmoe.study import plan_sweep, status_table
     from hmoe.study.registration import read_registration
 
     study, runs = _load_sweep(overrides)
     read_registration(runs / study.name)
-    Console().print(status_table(study, plan_arms(study), runs))
+    Console().print(status_table(study, plan_sweep(study, runs, measure=False).planned, runs))
     return 0
 
 
@@ -258,6 +260,19 @@ def _load_sweep(overrides: Sequence[str]) -> tuple[Any, Path]:
     runs = [o.removeprefix("runs=") for o in overrides if o.startswith("runs=")]
     rest = [o for o in overrides if not o.startswith("sweep=")]
     return load_sweep(chosen[0], rest), Path(runs[-1] if runs else "runs")
+
+
+def _plan(overrides: Sequence[str], console: Any) -> tuple[Any, Path]:
+    """The plan of a sweep, and the runs folder; probe=false measures nothing."""
+    from hmoe.study import plan_sweep
+
+    own = [o for o in overrides if o.startswith("probe=")]
+    options = plain_values(own, {"probe": True})
+    if not isinstance(options["probe"], bool):
+        raise ConfigError(f"probe = {options['probe']}: expected true or false.")
+    study, runs = _load_sweep([o for o in overrides if o not in own])
+    with console.status("matching the arms and measuring a few steps of each"):
+        return plan_sweep(study, runs, measure=options["probe"]), runs
 
 
 def _print_result(result: dict[str, Any]) -> None:

@@ -240,7 +240,7 @@ def test_a_stop_ends_with_130(error, status, told, capsys, monkeypatch):
     def stopped(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr("hmoe.study.plan_arms", stopped)
+    monkeypatch.setattr("hmoe.study.plan_sweep", stopped)
     with pytest.raises(SystemExit) as ended:
         cli.main(["sweep", "sweep=hierarchy"])
     assert ended.value.code == status
@@ -275,10 +275,10 @@ def test_help_is_answered_without_heavy_libraries():
 
 
 def test_the_plan_and_the_state_of_a_sweep_are_shown(capsys, tmp_path):
-    """`plan` works out the arms; `status` counts trials, here none yet."""
+    """`plan` works out the arms, here without a probe; `status` counts trials, none yet."""
     overrides = sweep_overrides(tmp_path / "runs")
     with pytest.raises(SystemExit) as ended:
-        cli.main(["plan", *overrides])
+        cli.main(["plan", *overrides, "probe=false"])
     assert ended.value.code == 0
     assert "dense" in capsys.readouterr().out
     assert not (tmp_path / "runs").exists()

@@ -130,7 +130,7 @@ def arm_rows(study: Study) -> list[ArmRow]:
             ArmRow(
                 arm=arm,
                 tree=next((run.tree for run in complete if run.tree), ""),
-                params=_mean_cost(complete, "params"),
+                params=_mean_cost(complete, "total_params"),
                 active_params=_mean_cost(complete, "active_params"),
                 flops_per_token=_mean_cost(complete, "flops_per_token"),
                 ended={state: ended[state] for state in STATES if ended[state]},

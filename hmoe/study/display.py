@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 
+from omegaconf import OmegaConf
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     TaskProgressColumn,
@@ -16,43 +19,90 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from hmoe.study.confirm import Plan
-from hmoe.study.contract import PlannedArm
+from hmoe.study.confirm import Chosen
+from hmoe.study.contract import PlannedArm, Spend
+from hmoe.study.plan import Plan
 from hmoe.study.runner import Progress
 from hmoe.study.search import Search
 from hmoe.study.spec import Sweep
 
 
-def plan_table(sweep: Sweep, arms: Sequence[PlannedArm]) -> Table:
-    """Arms with their trees, costs (FLOPs per token), deviations, and how many trials each gets."""
-    contract = sweep.contract
-    title = (
-        f"{sweep.question}\n{sweep.budget.trials} trials, {sweep.trials_per_arm} an arm, "
-        f"{contract.match} of "
-        f"'{contract.reference}' within {contract.tolerance:.0%}"
-    )
-    table = Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE, padding=(0, 1)
-    )
-    table.add_column("arm", no_wrap=True)
-    table.add_column("tree")
-    for column in ("steps", "params", "active", "gates", "FLOPs", "off by"):
-        table.add_column(column, justify="right")
-    for arm in arms:
-        table.add_row(
-            arm.name,
-            _tree(arm.tree),
-            str(arm.cfg.trainer.max_steps),
-            _short(arm.cost.params),
-            _short(arm.cost.active_params),
-            _short(arm.cost.gate_params),
-            _short(arm.cost.flops_per_token),
-            f"{arm.deviation:+.2%}",
-        )
+def plan_table(plan: Plan) -> Group:
+    """The arms, what one run of each spends, what the sweep takes, and why it cannot start."""
+    tables = (_arms_table(plan), _spend_table(plan), _effort_table(plan))
+    return Group(f"[bold]{escape(plan.sweep.question)}", *tables)
+
+
+def _arms_table(plan: Plan) -> Table:
+    table = _table("The arms", ("arm", "tree", "dial"), ("gate params", "FLOPs/token"))
+    for arm in plan.planned:
+        number = f"{arm.dial}={OmegaConf.select(arm.cfg, arm.dial)}" if arm.dial else ""
+        costs = _short(arm.cost.gate_params), _short(arm.cost.flops_per_token)
+        table.add_row(arm.name, _tree(arm.tree), number, *costs)
     return table
 
 
-def confirmation_table(sweep: Sweep, plan: Plan) -> Table:
+def _spend_table(plan: Plan) -> Table:
+    """The five quantities that a contract may be about."""
+    contract, quantities = plan.sweep.contract, [field.name for field in fields(Spend)]
+    table = _table(
+        f"One run of each: {contract.match} of '{contract.reference}' within "
+        f"{contract.tolerance:.2g}",
+        ("arm",),
+        (*(quantity.replace("_", "\n") for quantity in quantities), "off by"),
+    )
+    for arm in plan.planned:
+        spent = [_short(getattr(arm.spend, quantity)) for quantity in quantities]
+        off = f"{arm.deviation:+.2%}"
+        missed = abs(arm.deviation) > contract.tolerance
+        table.add_row(arm.name, *spent, f"[red]{off}" if missed else off)
+    return table
+
+
+def _effort_table(plan: Plan) -> Table:
+    """Runs, memory, time and disk, arm by arm and together."""
+    sweep, hours = plan.sweep, "GPU-hours" if plan.device == "cuda" else "core-hours"
+    workers = "one worker" if sweep.workers == 1 else f"{sweep.workers} workers"
+    table = _table(
+        f"All runs: {workers}, {_bytes(plan.free_bytes)} free on disk",
+        ("arm",),
+        ("trials", "confirm", "memory", "minutes", hours, "disk"),
+    )
+    for row in plan.arms:
+        table.add_row(
+            row.arm.name,
+            str(row.trials),
+            str(row.confirmations),
+            _bytes(row.probe.peak_bytes if row.probe else None),
+            _short(row.minutes),
+            _short(row.device_hours),
+            _bytes(row.disk_bytes),
+        )
+    table.add_section()
+    table.add_row(
+        "all",
+        str(sum(row.trials for row in plan.arms)),
+        str(sum(row.confirmations for row in plan.arms)),
+        "",
+        _short(plan.minutes),
+        _short(plan.device_hours),
+        _bytes(plan.disk_bytes),
+    )
+    return table
+
+
+def _table(title: str, names: Sequence[str], numbers: Sequence[str]) -> Table:
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0)
+    )
+    for name in names:
+        table.add_column(name, no_wrap=True)
+    for number in numbers:
+        table.add_column(number, justify="right", no_wrap=True)
+    return table
+
+
+def confirmation_table(sweep: Sweep, plan: Chosen) -> Table:
     """What is trained again, how it fared in the search, and how long all of it will take."""
     seconds = len(plan.seeds) * sum(choice.seconds for choice in plan.choices.values())
     table = Table(
@@ -78,12 +128,24 @@ def _tree(text: str) -> str:
     return "named" if text.startswith("{") else text or "dense"
 
 
-def _short(number: float) -> str:
-    """Four digits and a unit."""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+def _short(number: float | None) -> str:
+    """Four digits and a unit, or of small numbers two; "-" for what was not measured."""
+    if number is None:
+        return "-"
+    for unit, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= size:
             return f"{number / size:.4g}{unit}"
-    return f"{number:.0f}"
+    return f"{number:.2g}" if number < 10 and number % 1 else f"{number:.0f}"
+
+
+def _bytes(number: int | None) -> str:
+    """In units of 1024."""
+    if number is None:
+        return "-"
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number / 2**10:.3g} KiB"
 
 
 class ProgressDisplay:

@@ -154,7 +154,7 @@ def run_jobs(
     busy = "wait for it, look at it with `hmoe status`, or give this sweep another name=."
     with held(folder, f"sweep={sweep.name}", busy), _stop_signals() as stop:
         record = register(folder, sweep)
-        start_server(_threads(sweep))  # loads while the stores are opened
+        start_server(sweep.threads)  # loads while the stores are opened
         jobs = source()
         store = Store(runs)
         store.close_orphans(sweep.name)
@@ -250,7 +250,7 @@ class _Loop(Generic[J]):
         folder = self.runs / self.sweep.name / job.place
         overrides = job.overrides
         command = shlex.join(["hmoe", "train", *overrides])
-        threads = job.arm.cfg.trainer.threads or _threads(self.sweep)
+        threads = job.arm.cfg.trainer.threads or self.sweep.threads
         try:
             cfg = compose([*overrides, f"trainer.threads={threads}"])
         except ConfigError as error:  # what was drawn does not go with this arm
@@ -296,11 +296,6 @@ class _Loop(Generic[J]):
         told = ", ".join(f"{m} {metrics[m]:.4g}" for m in work.job.arm.objectives if metrics)
         told = told or f"{state}: {reason}".removeprefix("pruned: ")  # its reason says so
         self.show(f"{work.job.label}: {told}")
-
-
-def _threads(sweep: Sweep) -> int:
-    """Cores shared among workers: two processes with two threads each fight over two cores."""
-    return max(1, (os.cpu_count() or 1) // sweep.workers)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ when:
   selection=descend: ["selection.k=choice(1, 2)"]
 """
 
+import os
 import re
 from collections.abc import Mapping
 from functools import cached_property
@@ -37,6 +38,8 @@ from hmoe.errors import nearest
 from hmoe.study.space import Space, parse_space, settings_of
 
 Direction = Literal["minimize", "maximize"]
+# What arms can be matched on: `hmoe.study.contract.Spend` says what each is.
+Match = Literal["active_params", "total_params", "train_flops", "tokens", "seconds"]
 
 
 def _override(text: str) -> str:
@@ -81,16 +84,19 @@ class _Section(BaseModel):
 
 
 class Arm(_Section):
-    """One architecture in the comparison; the plan turns `dial` until the arm fits the contract."""
+    """One architecture in the comparison; the plan turns `dial` until the arm fits the contract.
+
+    An arm without one gets the contract's own dial where it needs it: see `hmoe.study.contract`.
+    """
 
     overrides: Overrides = []
     dial: Annotated[str, AfterValidator(_key)] | None = None
 
 
 class Contract(_Section):
-    """Every arm must cost what `reference` costs in `match`, up to a share of `tolerance`."""
+    """Every arm must spend what `reference` spends of `match`, up to a share of `tolerance`."""
 
-    match: Literal["active_params", "params", "flops_per_token"]
+    match: Match
     reference: str
     tolerance: float = Field(default=0.02, ge=0, lt=1)
 
@@ -247,6 +253,11 @@ class Sweep(_Section):
     def trials_per_arm(self) -> int:
         """The equal share of the budget."""
         return self.budget.trials // len(self.arms)
+
+    @property
+    def threads(self) -> int:
+        """Of a worker: two processes with two threads each would fight over two cores."""
+        return max(1, (os.cpu_count() or 1) // self.workers)
 
     def arm_overrides(self, arm: str) -> list[str]:
         """The overrides of an arm, those common to all arms first."""

@@ -155,7 +155,7 @@ def train(
                 learner.final["diverged_at_step"] = float(trainer.global_step)
                 print(reason, file=sys.stderr)
         model_cost = cost(parts.model)
-        tokens = trainer.global_step * _tokens_per_step(parts.data)
+        tokens = trainer.global_step * tokens_per_step(parts.data)
         result = {
             "state": state,
             "reason": reason,
@@ -163,7 +163,7 @@ def train(
             "metrics": learner.final | best(run / "events.jsonl"),
             "cost": asdict(model_cost)
             | {
-                "train_flops": 3 * model_cost.flops_per_token * tokens,
+                "train_flops": model_cost.train_flops(tokens),
                 "tokens": tokens,
                 "seconds": checkpoints.seconds(),
             },
@@ -212,6 +212,11 @@ def validation_metrics(parts: Parts) -> set[str]:
         no_load_E = torch.zeros(parts.tree.num_experts, dtype=torch.int64)
         keys |= {f"val/load/{key}" for key in (DROPPED, *load_statistics(no_load_E, parts.tree))}
     return keys
+
+
+def tokens_per_step(data: pl.LightningDataModule) -> int:
+    """Tokens of a batch: vectors, or positions of windows. Reads no data."""
+    return data.batch_size * (data.context if data.input_kind == "tokens" else 1)
 
 
 def make_trainer(options: TrainerOptions, run: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
@@ -282,9 +287,3 @@ def _check(cfg: DictConfig) -> None:
             f"are {data.input_kind}. Use model=transformer for tokens, model=mlp for vectors."
         )
     check(cfg)
-
-
-def _tokens_per_step(data: pl.LightningDataModule) -> int:
-    """Tokens of a batch: vectors, or positions of windows."""
-    x = data.train_batch(0)["x"]
-    return x.shape[0] if data.input_kind == "vectors" else x.numel()

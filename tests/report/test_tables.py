@@ -31,9 +31,13 @@ def test_spread_by_hand():
 
 def test_arm_rows_by_hand():
     runs = [
-        make_run("flat", 3.0, 0.5, seed=0, tree="16", cost={"active_params": 10, "params": 40}),
+        make_run(
+            "flat", 3.0, 0.5, seed=0, tree="16", cost={"active_params": 10, "total_params": 40}
+        ),
         make_run("dense", 4.0),
-        make_run("flat", 1.0, 0.3, seed=1, tree="16", cost={"active_params": 20, "params": 40}),
+        make_run(
+            "flat", 1.0, 0.3, seed=1, tree="16", cost={"active_params": 20, "total_params": 40}
+        ),
         make_run("flat", seed=2, state="failed"),
         make_run("flat", 0.1, 0.1, kind="confirm"),
     ]
