@@ -11,12 +11,15 @@ from hmoe.errors import ConfigError
 
 
 def report(overrides: Sequence[str]) -> int:
-    """Write the report of a study from MLflow again."""
-    options = plain_values(overrides, {"sweep": None, "name": None, "runs": "runs"})
+    """Write the report of a study from MLflow again; paper=true adds figures for print."""
+    known = {"sweep": None, "name": None, "runs": "runs", "paper": False}
+    options = plain_values(overrides, known)
+    if not isinstance(options["paper"], bool):
+        raise ConfigError(f"paper = {options['paper']}: expected true or false.")
     name = options["name"] or options["sweep"]
     if name is None:
         raise ConfigError("sweep= is missing: name the study, such as sweep=hierarchy.")
-    return publish(Path(options["runs"]), name)
+    return publish(Path(options["runs"]), name, paper=options["paper"])
 
 
 def compare(words: Sequence[str]) -> int:
@@ -55,12 +58,12 @@ def ui(overrides: Sequence[str]) -> int:
     return serve(Path(options["runs"]), options["port"])
 
 
-def publish(runs: Path, name: str) -> int:
+def publish(runs: Path, name: str, *, paper: bool = False) -> int:
     """Write the report, put the answer on the parent run, and say where to look."""
     from hmoe.report import answer, pareto_front, write_report
     from hmoe.tracking import Store, read_study
 
-    page = write_report(runs, name, Path("reports") / name)
+    page = write_report(runs, name, Path("reports") / name, paper=paper)
     study = read_study(runs, name)
     front = pareto_front(study)
     note = f"{answer(study)}\n\nBest commands:\n\n"

@@ -141,6 +141,7 @@ def test_who_follows_a_run_does_not_wait_for_mlflow():
         ("repro one rusn=x", "'rusn' is not an option here; there are runs. Did you mean 'runs'?"),
         ("report sweep=hierarchy", "no tracked runs there"),
         ("report", "sweep= is missing"),
+        ("report sweep=hierarchy paper=svg", "paper = svg: expected true or false"),
         ("report sweeep=hierarchy", "Did you mean 'sweep'?"),
         ("ui", "no tracked runs there"),
         ("ui port=many", "port = many: expected a whole number"),

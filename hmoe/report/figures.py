@@ -49,7 +49,8 @@ def pareto_figure(study: Study) -> go.Figure | None:
     room = 0.06 * (max(x) - min(x)) or 0.1
     ends = [min(x) - room, max(x) + room]
     figure = go.Figure()
-    seen, best_seen = (0.25, 0.45) if confirm_runs(study) else (0.6, 1.0)
+    confirmed = {r.arm for r in confirm_runs(study) if value(r, balance) is not None}
+    seen, best_seen = (0.25, 0.45) if confirmed else (0.6, 1.0)
     for row in rows:
         look = look_of(study, row.arm)
         if row.balance is None and row.quality:
@@ -62,6 +63,8 @@ def pareto_figure(study: Study) -> go.Figure | None:
             y=[value(r, quality) for r in runs],
             mode="markers",
             name=label(row.arm),
+            legendgroup=label(row.arm),
+            showlegend=row.arm not in confirmed,
             marker={
                 "color": look.colour,
                 "symbol": look.sign,
@@ -188,7 +191,8 @@ def _add_cross(
         error_x={"array": [x.sd or 0.0], **bar},
         error_y={"array": [y.sd or 0.0], **bar},
         mode="markers",
-        name=f"{label(arm)}, confirmed",
+        name=label(arm),
+        legendgroup=label(arm),
         marker={
             "color": look.colour,
             "symbol": look.sign,

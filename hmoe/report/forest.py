@@ -3,7 +3,7 @@
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from hmoe.report.numbers import number
+from hmoe.report.numbers import p_value
 from hmoe.report.style import FAINT, INK, label, lay_out, look_of
 from hmoe.report.verdicts import PairRow, needed, pair_rows
 from hmoe.tracking import Study
@@ -42,8 +42,6 @@ def forest_figure(study: Study) -> go.Figure | None:
 def _add_panel(figure: go.Figure, study: Study, rows: list[PairRow], panel: int) -> None:
     place = {"row": panel, "col": 1}
     margin, reference = rows[0].margin, label(rows[0].reference)
-    figure.add_vrect(x0=-margin, x1=margin, fillcolor=_MARGIN, line_width=0, layer="below", **place)
-    figure.add_vline(x=0, line={"color": FAINT, "width": 1.5}, **place)
     ticks = []
     for i, row in enumerate(rows):
         found = row.judgement.estimate
@@ -75,6 +73,9 @@ def _add_panel(figure: go.Figure, study: Study, rows: list[PairRow], panel: int)
             hovertemplate="%{hovertext}<extra></extra>",
             **place,
         )
+    # After the traces: a panel without any would be passed over.
+    figure.add_vrect(x0=-margin, x1=margin, fillcolor=_MARGIN, line_width=0, layer="below", **place)
+    figure.add_vline(x=0, line={"color": FAINT, "width": 1.5}, layer="below", **place)
     figure.update_yaxes(
         tickvals=[y for y, _ in ticks],
         ticktext=[text for _, text in ticks],
@@ -93,9 +94,9 @@ def _hover(row: PairRow) -> str:
     judged = row.judgement
     lines = [
         f"<b>{label(row.arm)}</b>: {judged.verdict}",
-        f"{row.interval}, margin {number(row.margin)}",
-        f"p {number(judged.difference_p)} of no difference, "
-        f"{number(judged.equivalence_p)} of one beyond the margin",
+        f"{row.interval}, margin {row.margin:g}",
+        f"p {p_value(judged.difference_p)} of no difference, "
+        f"{p_value(judged.equivalence_p)} of one beyond the margin",
     ]
     if judged.verdict == "undecided":
         lines.append(needed(row))

@@ -157,6 +157,8 @@ def _environment(markdown: bool = False) -> Environment:
         "better": better,
         "spread": _spread,
         "needed": needed,
+        "p": numbers.p_value,
+        "given": lambda x: f"{x:g}",
         "ended": _ended,
         "tree": lambda text: text.replace('"', "") or "none",
         "setting": _setting,

@@ -5,7 +5,15 @@ from typing import Any
 
 from hmoe.report.answer import better
 from hmoe.report.style import FAINT, INK, look_of
-from hmoe.report.tables import balance_of, pareto_front, quality_of, spread, trials, value
+from hmoe.report.tables import (
+    arm_rows,
+    balance_of,
+    pareto_front,
+    quality_of,
+    spread,
+    trials,
+    value,
+)
 from hmoe.report.verdicts import PairRow, confirm_runs, pair_rows
 from hmoe.tracking import Study
 
@@ -93,6 +101,10 @@ def _pareto(study: Study) -> Any:
     if quality is None or balance is None or not front:
         return None
     figure, (axes,) = _figure(1, 3.6)
+    for row in arm_rows(study):
+        if row.balance is None and row.quality:
+            paint, mean = look_of(study, row.arm).colour, row.quality.mean
+            axes.axhline(mean, color=paint, linestyle="--", linewidth=1, label=_text(row.arm))
     for runs, faint in ((trials(study), True), (confirm_runs(study), False)):
         for arm in dict.fromkeys(run.arm for run in runs):
             look = look_of(study, arm)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hmoe.report.numbers import count, interval, number
+from hmoe.report.numbers import count, interval
 from hmoe.report.tables import arms, balance_of, cost_of, quality_of
 from hmoe.statistics import MOST_MORE_SEEDS, Judgement, Pair, front_membership, judge
 from hmoe.tracking import Confirmation, Objective, Run, Study
@@ -40,6 +40,12 @@ class PairRow:
     @property
     def unit(self) -> str:
         return self.metric.removeprefix("test/").replace("_", " ")
+
+    @property
+    def won(self) -> str:
+        """How many of the paired seeds the arm won, a tie counted half."""
+        n = len(self.seeds)
+        return f"{(self.judgement.improvement or 0) * n:g} of {n}"
 
     @property
     def interval(self) -> str:
@@ -104,10 +110,10 @@ def pair_rows(study: Study) -> list[PairRow]:
 
 
 def verdict_words(row: PairRow) -> str:
-    """The verdict with the reference: "better than flat", "undecided against flat (...)"."""
+    """The verdict with the reference: "better than flat", "undecided against flat, ..."."""
     verdict = row.judgement.verdict
     if verdict == "undecided":
-        return f"undecided against {row.reference} ({needed(row)})"
+        return f"undecided against {row.reference}, {needed(row)}"
     joined = {"equivalent": "equivalent to", "better": "better than", "worse": "worse than"}
     return f"{joined[verdict]} {row.reference}"
 
@@ -131,11 +137,11 @@ def sentence(rows: list[PairRow]) -> str:
         head = f"Confirmation under way, on {number_of} of {rows[0].planned} paired seeds"
     else:
         head = f"Confirmed on {number_of} fresh paired seed{'' if seeds == [1] else 's'}"
-    parts = [
-        f"{row.arm} is {verdict_words(row)}, margin {number(row.margin)}"
-        + (f": difference {row.interval} {row.unit}" if row.judgement.estimate else "")
-        for row in rows
-    ]
+    parts = []
+    for metric in dict.fromkeys(row.metric for row in rows):
+        own = [row for row in rows if row.metric == metric]
+        told = ", ".join(f"{row.arm} is {verdict_words(row)}{_difference(row)}" for row in own)
+        parts.append(f"in {own[0].unit} (margin {own[0].margin:g}) {told}")
     return f"{head}: {'; '.join(parts)}."
 
 
@@ -159,6 +165,11 @@ def membership(study: Study) -> dict[str, float]:
     values = np.array([[points[seed] for seed in shared] for points in found.values()])
     shares = front_membership(values, num_resamples=_RESAMPLES, seed=0)
     return dict(zip(found, shares.tolist(), strict=True))
+
+
+def _difference(row: PairRow) -> str:
+    lost = f", {count(len(row.lost), 'seed')} lost" if row.lost else ""
+    return f" ({row.interval}{lost})" if row.judgement.estimate else lost
 
 
 def _declared(study: Study, confirmation: Confirmation) -> list[str]:
