@@ -120,8 +120,8 @@ def test_kills_at_random_change_nothing_in_the_report(seed, undisturbed, tmp_pat
         command = Command(runs, *CHANGES, command=left[0])
         killed_at: dict[Path, str] = {}
         while command.process.poll() is None:
-            time.sleep(draw.uniform(0.5, 10))
-            deed = draw.choice(["trial", "trial", "server", "parent", "all"])
+            time.sleep(draw.uniform(0.5, 8))
+            deed = draw.choice(["trial", "trial", "trial", "server", "parent", "all"])
             if command.process.poll() is not None:
                 break
             if deed == "parent" or time.monotonic() > end:
