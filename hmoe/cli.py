@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hmoe.cli_views import compare, publish, report, repro, ui
 from hmoe.config import CONF, compose, digest, plain_values, read_system
 from hmoe.errors import ConfigError, HmoeError
 
@@ -109,13 +110,16 @@ def describe(overrides: Sequence[str]) -> int:
 
 
 def plan(overrides: Sequence[str]) -> int:
-    """Compose and match the arms of a sweep, and show what would run."""
+    """Match the arms of a sweep and show what it would take: time, memory, disk."""
     from rich.console import Console
 
-    from hmoe.study import plan_arms, plan_table
+    from hmoe.study import check_search, plan_table
 
-    study, _ = _load_sweep(overrides)
-    Console().print(plan_table(study, plan_arms(study)))
+    console = Console()
+    plan, _ = _plan(overrides, console)
+    check_search(plan.sweep, plan.planned)
+    console.print(plan_table(plan))
+    plan.check()
     return 0
 
 
@@ -123,52 +127,54 @@ def sweep(overrides: Sequence[str]) -> int:
     """Run a sweep, or go on with it, and write its report."""
     from rich.console import Console
 
-    from hmoe.study import ProgressDisplay, plan_arms, plan_table, run_sweep
+    from hmoe.study import ProgressDisplay, plan_table, run_sweep
 
-    study, runs = _load_sweep(overrides)
-    arms = plan_arms(study)
     console = Console(stderr=True)
-    console.print(plan_table(study, arms))
-    display = ProgressDisplay(console)
+    plan, runs = _plan(overrides, console)
+    plan.check()
+    console.print(plan_table(plan))
+    study = plan.sweep
+    display = ProgressDisplay(console, "trials")
     command = shlex.join(["hmoe", "sweep", *overrides])
     with display.live():
-        run_sweep(study, arms, runs, command=command, show=display.show)
-    return _report(runs, study.name)
+        run_sweep(study, plan.planned, runs, command=command, show=display.show)
+    return publish(runs, study.name)
+
+
+def confirm(overrides: Sequence[str]) -> int:
+    """Train the best of each arm on fresh seeds, with a look at the test set, and report."""
+    from rich.console import Console
+
+    from hmoe.study import (
+        ProgressDisplay,
+        confirmation_table,
+        plan_confirmation,
+        plan_sweep,
+        run_confirmation,
+    )
+
+    study, runs = _load_sweep(overrides)
+    arms = plan_sweep(study, runs, measure=False).planned
+    console = Console(stderr=True)
+    console.print(confirmation_table(study, plan_confirmation(study, arms, runs)))
+    display = ProgressDisplay(console, "runs")
+    command = shlex.join(["hmoe", "confirm", *overrides])
+    with display.live():
+        run_confirmation(study, arms, runs, command=command, show=display.show)
+    return publish(runs, study.name)
 
 
 def status(overrides: Sequence[str]) -> int:
     """Show how far a sweep is."""
     from rich.console import Console
 
-    from hmoe.study import plan_arms, status_table
+    from hmoe.study import plan_sweep, status_table
+    from hmoe.study.registration import read_registration
 
     study, runs = _load_sweep(overrides)
-    if not (runs / study.name / "sweep.json").exists():
-        raise ConfigError(
-            f"sweep={study.name}: has not been started in {runs}. Start it with "
-            f"`hmoe sweep sweep={study.name}`."
-        )
-    Console().print(status_table(study, plan_arms(study), runs))
+    read_registration(runs / study.name)
+    Console().print(status_table(study, plan_sweep(study, runs, measure=False).planned, runs))
     return 0
-
-
-def report(overrides: Sequence[str]) -> int:
-    """Write the report of a study from MLflow again."""
-    options = plain_values(overrides, {"sweep": None, "name": None, "runs": "runs"})
-    name = options["name"] or options["sweep"]
-    if name is None:
-        raise ConfigError("sweep= is missing: name the study, such as sweep=hierarchy.")
-    return _report(Path(options["runs"]), name)
-
-
-def ui(overrides: Sequence[str]) -> int:
-    """Open MLflow on this machine."""
-    options = plain_values(overrides, {"runs": "runs", "port": 5000})
-    if not isinstance(options["port"], int):
-        raise ConfigError(f"port = {options['port']}: expected a whole number.")
-    from hmoe.tracking import serve
-
-    return serve(Path(options["runs"]), options["port"])
 
 
 def bench(overrides: Sequence[str]) -> int:
@@ -204,8 +210,11 @@ _COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "describe": (describe, "hmoe describe tree=company model=transformer data=stdlib"),
     "plan": (plan, "hmoe plan sweep=hierarchy"),
     "sweep": (sweep, "hmoe sweep sweep=hierarchy workers=2"),
+    "confirm": (confirm, "hmoe confirm sweep=hierarchy"),
     "status": (status, "hmoe status sweep=hierarchy"),
     "report": (report, "hmoe report sweep=hierarchy"),
+    "compare": (compare, "hmoe compare hierarchy/flat hierarchy/two_level"),
+    "repro": (repro, "hmoe repro runs/hierarchy/flat/trial_000"),
     "ui": (ui, "hmoe ui port=5000"),
     "bench": (bench, "hmoe bench train rounds=9"),
 }
@@ -225,7 +234,7 @@ def _parser() -> argparse.ArgumentParser:
             epilog=f"example: {example}",
         )
         command.add_argument(
-            "overrides", nargs="*", metavar="key=value", help="overrides of the configuration"
+            "overrides", nargs="*", metavar="key=value", help="overrides, or names"
         )
         command.set_defaults(run=run)
     return parser
@@ -253,22 +262,17 @@ def _load_sweep(overrides: Sequence[str]) -> tuple[Any, Path]:
     return load_sweep(chosen[0], rest), Path(runs[-1] if runs else "runs")
 
 
-def _report(runs: Path, name: str) -> int:
-    """Write the report, put the answer on the parent run, and say where to look."""
-    from hmoe.report import answer, pareto_front, write_report
-    from hmoe.tracking import Store, read_study
+def _plan(overrides: Sequence[str], console: Any) -> tuple[Any, Path]:
+    """The plan of a sweep, and the runs folder; probe=false measures nothing."""
+    from hmoe.study import plan_sweep
 
-    page = write_report(runs, name, Path("reports") / name)
-    study = read_study(runs, name)
-    front = pareto_front(study)
-    note = f"{answer(study)}\n\nBest commands:\n\n"
-    note += "".join(f"    {run.command}\n" for run in front)
-    note += f"\nReport: {page}, also the artifact report/{page.name}."
-    Store(runs).set_answer(study.id, note=note, pareto=[r.id for r in front], report=page.parent)
-    print(answer(study))
-    print(f"report: {page}")
-    print("runs:   make ui, then http://127.0.0.1:5000")
-    return 0
+    own = [o for o in overrides if o.startswith("probe=")]
+    options = plain_values(own, {"probe": True})
+    if not isinstance(options["probe"], bool):
+        raise ConfigError(f"probe = {options['probe']}: expected true or false.")
+    study, runs = _load_sweep([o for o in overrides if o not in own])
+    with console.status("matching the arms and measuring a few steps of each"):
+        return plan_sweep(study, runs, measure=options["probe"]), runs
 
 
 def _print_result(result: dict[str, Any]) -> None:

@@ -61,7 +61,7 @@ def assert_nothing_runs(runs: Path, study: str) -> None:
     parent, children = mlflow_runs(runs, study)
     assert [run.info.run_name for run in (parent, *children) if run.info.status == "RUNNING"] == []
     states = {trial.state for trial in optuna_trials(runs)}
-    assert states <= {"COMPLETE", "FAIL"}
+    assert states <= {"COMPLETE", "FAIL", "PRUNED"}
 
 
 def assert_every_slot_ended_once(
@@ -74,6 +74,7 @@ def assert_every_slot_ended_once(
     assert sorted((trial.arm, trial.slot) for trial in final) == planned
     assert sum(trial.state == "FAIL" for trial in final) == failed
     parent, children = mlflow_runs(runs, study)
+    children = [run for run in children if run.data.tags["hmoe.kind"] == "trial"]
     assert (parent.info.status, parent.data.tags["hmoe.state"]) == ("FINISHED", "complete")
     names = sorted(run.info.run_name for run in children)
     assert names == sorted(f"{arm}-{slot}" for arm, slot in planned)
@@ -82,6 +83,7 @@ def assert_every_slot_ended_once(
         end = ends[f"{trial.arm}-{trial.slot}"]
         assert end == (("FINISHED", "complete") if trial.state == "COMPLETE" else end)
         assert (end[0] == "FAILED") == (trial.state == "FAIL")
+        assert (end[1] == "pruned") == (trial.state == "PRUNED")
     for arm, slot in planned:
         folder = runs / study / arm / f"trial_{slot:03d}"
         result = folder / "result.json"

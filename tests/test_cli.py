@@ -16,7 +16,7 @@ import pytest
 from mlflow import MlflowClient
 
 from hmoe import cli
-from hmoe.study import SweepInterruptedError, runner
+from hmoe.study import SweepInterruptedError, registration
 from tests.tiny import RUN, checkpoint, same, sweep_overrides
 from tests.tracking.fake import empty_store
 
@@ -133,8 +133,15 @@ def test_who_follows_a_run_does_not_wait_for_mlflow():
         ("plan sweep=hierarchy arms.company.dial=seeds", "arms.company.dial = seeds: must be a"),
         ("status sweep=hierarchy", "has not been started in runs. Start it with `hmoe sweep"),
         ("status sweep=hierachy", "Did you mean 'hierarchy'?"),
+        ("confirm sweep=hierachy", "Did you mean 'hierarchy'?"),
+        ("compare one", "A B: 1 names given, 2 expected: runs by name, id or folder, or arms as"),
+        ("compare one two", "no tracked runs there"),
+        ("repro", "RUN: 0 names given, 1 expected"),
+        ("repro one", "no tracked runs there"),
+        ("repro one rusn=x", "'rusn' is not an option here; there are runs. Did you mean 'runs'?"),
         ("report sweep=hierarchy", "no tracked runs there"),
         ("report", "sweep= is missing"),
+        ("report sweep=hierarchy paper=svg", "paper = svg: expected true or false"),
         ("report sweeep=hierarchy", "Did you mean 'sweep'?"),
         ("ui", "no tracked runs there"),
         ("ui port=many", "port = many: expected a whole number"),
@@ -234,7 +241,7 @@ def test_a_stop_ends_with_130(error, status, told, capsys, monkeypatch):
     def stopped(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr("hmoe.study.plan_arms", stopped)
+    monkeypatch.setattr("hmoe.study.plan_sweep", stopped)
     with pytest.raises(SystemExit) as ended:
         cli.main(["sweep", "sweep=hierarchy"])
     assert ended.value.code == status
@@ -269,16 +276,16 @@ def test_help_is_answered_without_heavy_libraries():
 
 
 def test_the_plan_and_the_state_of_a_sweep_are_shown(capsys, tmp_path):
-    """`plan` works out the arms; `status` counts trials, here none yet."""
+    """`plan` works out the arms, here without a probe; `status` counts trials, none yet."""
     overrides = sweep_overrides(tmp_path / "runs")
     with pytest.raises(SystemExit) as ended:
-        cli.main(["plan", *overrides])
+        cli.main(["plan", *overrides, "probe=false"])
     assert ended.value.code == 0
     assert "dense" in capsys.readouterr().out
     assert not (tmp_path / "runs").exists()
     study, runs = cli._load_sweep(overrides)
     (runs / "tiny").mkdir(parents=True)
-    runner._keep_plan(runs / "tiny", study)
+    registration.register(runs / "tiny", study)
     with pytest.raises(SystemExit) as ended:
         cli.main(["status", *overrides])
     assert ended.value.code == 0

@@ -5,8 +5,8 @@ A model on the meta device will do, so costs are known before any memory is take
 Conventions: an active parameter is one that a token may meet, so all parameters count but those of
 the experts that were not chosen, and of the nodes that a lazy descent does not look at. A
 multiply-add is 2 FLOPs; norms, softmax and activations are left out; attention is counted without
-the saving of the causal mask. Training takes 3 times the forward FLOPs (one forward, two products
-in the backward). A token meets every expert of a `SoftMoE`, since every slot reads some of it.
+the saving of the causal mask. A token meets every expert of a `SoftMoE`, since
+every slot reads some of it.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Cost:
     """Cost of a model; "token" is one vector for models that read vectors.
 
     Attributes:
-        params: all trainable parameters.
+        total_params: all trainable parameters.
         active_params: parameters met by one token, gates included.
         gate_params: parameters of the gates, contained in both.
         flops_per_token: forward FLOPs.
@@ -37,12 +37,16 @@ class Cost:
             Slots work for all tokens of a group: then their number over that of the tokens.
     """
 
-    params: int
+    total_params: int
     active_params: float
     gate_params: int
     flops_per_token: float
     num_mixtures: int
     experts_per_token: float
+
+    def train_flops(self, tokens: float) -> float:
+        """FLOPs of a training on so many tokens: one forward, and two products in the backward."""
+        return 3 * self.flops_per_token * tokens
 
 
 def cost(model: nn.Module) -> Cost:

@@ -21,7 +21,7 @@ def description(model: nn.Module) -> str:
     if layer is not None:
         lines += [draw(layer.tree), ""]
     facts = {
-        "parameters": f"{model_cost.params:,}",
+        "parameters": f"{model_cost.total_params:,}",
         "active parameters": f"{model_cost.active_params:,.0f}",
         "gate parameters": f"{model_cost.gate_params:,}",
         "FLOPs per token": f"{model_cost.flops_per_token:,.0f} (forward)",

@@ -1,7 +1,8 @@
 """The answer of a study in one sentence, computed from its numbers and labelled for what it is.
 
-A search is exploratory: its trials chose themselves by their values. So the sentence orders and
-counts, and says nothing of significance; a verdict needs a confirmation on fresh, paired seeds.
+Runs that confirm give verdicts. A search is exploratory: its trials chose themselves by their
+values. So without a confirmation on fresh, paired seeds the sentence orders and counts, and says
+nothing of significance.
 """
 
 from hmoe.report.numbers import count, number, plus_minus
@@ -15,11 +16,14 @@ from hmoe.report.tables import (
     value,
     varied_params,
 )
+from hmoe.report.verdicts import pair_rows, sentence
 from hmoe.tracking import Objective, Study
 
 
 def answer(study: Study) -> str:
-    """One sentence: per arm the best trial and the mean, balance likewise, and what is lacking."""
+    """One sentence: the verdicts; without any, best and mean of each arm, and what is lacking."""
+    if confirmed := pair_rows(study):
+        return sentence(confirmed)
     rows = [row for row in arm_rows(study) if row.quality]
     quality, balance = quality_of(study), balance_of(study)
     if quality is None or not rows:

@@ -28,6 +28,50 @@ def circumstances(study: Study) -> list[tuple[str, str]]:
     ]
 
 
+def unlike(study: Study) -> list[str]:
+    """In what any two runs differ that must be alike: commit, versions, data. Empty if all is well.
+
+    Data may differ between seeds where it is made from the seed, each of which then has its own.
+    """
+    runs = [run for run in study.runs if run.state == "complete"]
+    known = [r.tags for r in runs if "mlflow.source.git.commit" in r.tags]
+    commits = {_commit(t["mlflow.source.git.commit"], t.get("hmoe.git_dirty")) for t in known}
+    versions = {text for run in runs if (text := _versions(run))}
+    found = [
+        f"{name}: {'; '.join(sorted(values))}"
+        for name, values in (("git commits", commits), ("versions", versions))
+        if len(values) > 1
+    ]
+    data = {(r.seed, r.tags["hmoe.data_sha"]) for r in runs if "hmoe.data_sha" in r.tags}
+    digests = {digest for _, digest in data}
+    if len(digests) > 1 and not len({seed for seed, _ in data}) == len(digests) == len(data):
+        found.append(f"data: {'; '.join(sorted(map(_digest, digests)))}")
+    return found
+
+
+def registered(study: Study) -> list[tuple[str, str]]:
+    """(name, text) rows of what was written down before the first trial; empty if nothing was."""
+    found = study.registration
+    if found is None:
+        return []
+    return [
+        ("digest of the plan", _digest(found.digest)),
+        ("git commit", found.commit[:_SHORT] or "not a git checkout"),
+        ("registered", found.time),
+    ]
+
+
+def deviations(study: Study) -> list[str]:
+    """How the study left its registration: what was recorded, and what its runs show."""
+    found: list[str] = json.loads(study.tags.get("hmoe.deviations", "[]"))
+    searched = {run.seed for run in study.runs if run.kind == "trial"}
+    used = {run.seed for run in study.runs if run.kind == "confirm"} & searched
+    if used:
+        seeds = ", ".join(str(seed) for seed in sorted(used, key=str))
+        found = [*found, f"seeds of the search confirm too: {seeds}"]
+    return found
+
+
 def _commits(study: Study) -> str:
     tags = [run.tags for run in trials(study)] + [study.tags]
     known = [t for t in tags if "mlflow.source.git.commit" in t]

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from hmoe.report.answer import better
 from hmoe.report.curves import Band, over_seconds, over_steps
-from hmoe.report.numbers import NOTHING, number, plus_minus
+from hmoe.report.numbers import NOTHING, count, number, plus_minus
 from hmoe.report.style import INK, label, lay_out, look_of, tint
 from hmoe.report.tables import (
     arm_rows,
@@ -18,10 +18,12 @@ from hmoe.report.tables import (
     curve_key,
     pareto_front,
     quality_of,
+    spread,
     trials,
     value,
     varied_params,
 )
+from hmoe.report.verdicts import confirm_runs
 from hmoe.tracking import Objective, Run, Study
 
 _EARLY = 0.3  # share of a curve whose steep fall would flatten the rest, at first out of view
@@ -31,6 +33,8 @@ _LINE = 72  # characters a line of a command in hover text
 def pareto_figure(study: Study) -> go.Figure | None:
     """Every complete trial by balance (x) and quality (y), the front as stairs.
 
+    Confirmed arms are crosses, mean ± standard deviation over their seeds both ways, and the trials
+    faint behind them.
     Arms without balance, the dense control, are lines across at their mean, with a band of one
     standard deviation. None when no trial has a quality.
     """
@@ -40,10 +44,13 @@ def pareto_figure(study: Study) -> go.Figure | None:
         return None
     front = pareto_front(study)
     on_front = {run.id for run in front}
-    x = [b for run in trials(study) if (b := value(run, balance)) is not None] or [0.0, 1.0]
+    runs = [*trials(study), *confirm_runs(study)]
+    x = [b for run in runs if (b := value(run, balance)) is not None] or [0.0, 1.0]
     room = 0.06 * (max(x) - min(x)) or 0.1
     ends = [min(x) - room, max(x) + room]
     figure = go.Figure()
+    confirmed = {r.arm for r in confirm_runs(study) if value(r, balance) is not None}
+    seen, best_seen = (0.25, 0.45) if confirmed else (0.6, 1.0)
     for row in rows:
         look = look_of(study, row.arm)
         if row.balance is None and row.quality:
@@ -56,11 +63,13 @@ def pareto_figure(study: Study) -> go.Figure | None:
             y=[value(r, quality) for r in runs],
             mode="markers",
             name=label(row.arm),
+            legendgroup=label(row.arm),
+            showlegend=row.arm not in confirmed,
             marker={
                 "color": look.colour,
                 "symbol": look.sign,
                 "size": [13 if r.id in on_front else 10 for r in runs],
-                "opacity": [1.0 if r.id in on_front else 0.6 for r in runs],
+                "opacity": [best_seen if r.id in on_front else seen for r in runs],
                 "line": {"color": "white", "width": 1},
             },
             hovertext=[hover(study, r) for r in runs],
@@ -80,6 +89,8 @@ def pareto_figure(study: Study) -> go.Figure | None:
             },
             hoverinfo="skip",
         )
+    for row in rows:
+        _add_cross(figure, study, row.arm, balance, quality)
     lay_out(figure, height=460)
     figure.update_xaxes(title_text=_axis(balance), range=ends)
     figure.update_yaxes(title_text=_axis(quality))
@@ -153,6 +164,45 @@ def _reference_line(
         textposition="top left",
         textfont={"color": paint},
         hovertemplate=f"{text}<extra></extra>",
+    )
+
+
+def _add_cross(
+    figure: go.Figure, study: Study, arm: str, balance: Objective, quality: Objective
+) -> None:
+    """The confirmed arm, on the validation set as the trials are, so that both share the axes."""
+    points = [
+        (b, q)
+        for run in confirm_runs(study)
+        if run.arm == arm
+        and (b := value(run, balance)) is not None
+        and (q := value(run, quality)) is not None
+    ]
+    if not points:
+        return
+    x, y = (spread(values) for values in zip(*points, strict=True))
+    assert x is not None
+    assert y is not None
+    look = look_of(study, arm)
+    bar = {"color": look.colour, "thickness": 2, "width": 0}
+    figure.add_scatter(
+        x=[x.mean],
+        y=[y.mean],
+        error_x={"array": [x.sd or 0.0], **bar},
+        error_y={"array": [y.sd or 0.0], **bar},
+        mode="markers",
+        name=label(arm),
+        legendgroup=label(arm),
+        marker={
+            "color": look.colour,
+            "symbol": look.sign,
+            "size": 12,
+            "line": {"color": INK, "width": 1.5},
+        },
+        hovertext=f"<b>{label(arm)}</b>, {count(len(points), 'fresh seed')}<br>"
+        f"{label(quality.metric)} {plus_minus(y.mean, y.sd)}<br>"
+        f"{label(balance.metric)} {plus_minus(x.mean, x.sd)}",
+        hovertemplate="%{hovertext}<extra></extra>",
     )
 
 

@@ -13,6 +13,7 @@ _DIGITS = 4
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _IN_FULL = 1e9  # whole numbers from here on are rounded like any other
 _SMALL = 1e-4
+_MOST_DECIMALS = 8
 
 
 def number(value: float | None) -> str:
@@ -43,6 +44,11 @@ def plus_minus(mean: float | None, sd: float | None) -> str:
     return (
         f"{text} ± {sd:,.{decimals}f}".replace(",", THIN) if decimals else f"{text} ± {number(sd)}"
     )
+
+
+def p_value(value: float) -> str:
+    """0.07775 as 0.078; what is below 0.001 as that."""
+    return f"{value:.3f}" if value >= 0.0005 else "< 0.001".replace(" ", THIN)
 
 
 def percent(value: float | None, *, signed: bool = False) -> str:
@@ -78,3 +84,15 @@ def moment(time_ms: int | None) -> str:
 def count(n: int, noun: str) -> str:
     """3 and "trial" as "3 trials"."""
     return f"{number(n)} {noun}{'' if n == 1 else 's'}"
+
+
+def interval(mean: float | None, low: float = 0.0, high: float = 0.0) -> str:
+    """0.0031, -0.0042 and 0.0104 as +0.0031 [-0.0042, +0.0104]: the width decides the decimals."""
+    if mean is None:
+        return NOTHING
+    half = (high - low) / 2
+    if half == 0:
+        return f"{number(mean)} [{number(low)}, {number(high)}]"
+    decimals = min(max(1 - math.floor(math.log10(half)), 0), _MOST_DECIMALS)
+    shown = [f"{x:+z.{decimals}f}".replace("-", _MINUS) for x in (mean, low, high)]
+    return f"{shown[0]} [{shown[1]}, {shown[2]}]"

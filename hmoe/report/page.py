@@ -13,16 +13,21 @@ from plotly.offline import get_plotlyjs
 from hmoe.files import write_atomically
 from hmoe.report import numbers
 from hmoe.report.answer import answer, better
-from hmoe.report.circumstances import circumstances
+from hmoe.report.circumstances import circumstances, deviations, registered, unlike
+from hmoe.report.contract import contract_check
+from hmoe.report.effort import effort_rows, tuned_equally
 from hmoe.report.figures import curve_figure, pareto_figure
+from hmoe.report.forest import forest_figure
+from hmoe.report.importance import ENOUGH
 from hmoe.report.loads import load_figures
+from hmoe.report.paper import write_paper
+from hmoe.report.search_figures import hypervolume_figure, importance_figure, timeline_figure
 from hmoe.report.style import look_of
 from hmoe.report.tables import (
     Spread,
     arm_rows,
     balance_of,
     balance_rows,
-    contract_check,
     curve_key,
     end_rows,
     pareto_front,
@@ -31,14 +36,32 @@ from hmoe.report.tables import (
     value,
     varied_params,
 )
+from hmoe.report.verdicts import (
+    confirm_runs,
+    membership,
+    needed,
+    pair_rows,
+    tested,
+    tested_metric,
+)
 from hmoe.tracking import Study, read_study, with_history
 
 _TEMPLATES = Path(__file__).parent / "templates"
-PAGE, README = "report.html", "README.md"
+PAGE, README, PAPER = "report.html", "README.md", "paper"
+_FIGURES = {
+    "forest": forest_figure,
+    "pareto": pareto_figure,
+    "hypervolume": hypervolume_figure,
+    "importance": importance_figure,
+    "timeline": timeline_figure,
+}
 
 
-def write_report(runs: Path, study: str, out: Path) -> Path:
+def write_report(runs: Path, study: str, out: Path, *, paper: bool = False) -> Path:
     """Write the report of a study into the folder `out`; returns the path of the page.
+
+    Args:
+        paper: also write figures for print, as SVG files in `out`/paper.
 
     Raises:
         ConfigError: there is no such study under `runs`.
@@ -48,6 +71,8 @@ def write_report(runs: Path, study: str, out: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / README, readme(record))
     write_atomically(out / PAGE, html(record))
+    if paper:
+        write_paper(record, out / PAPER)
     return out / PAGE
 
 
@@ -55,8 +80,9 @@ def html(study: Study) -> str:
     """The page: plotly.js once, the figures as data, every name from a user escaped."""
     quality, balance = quality_of(study), balance_of(study)
     figures: dict[str, go.Figure] = {}
-    if pareto := pareto_figure(study):
-        figures["pareto"] = pareto
+    for name, draw in _FIGURES.items():
+        if drawn := draw(study):
+            figures[name] = drawn
     for name, objective in (("quality-curve", quality), ("balance-curve", balance)):
         if objective and (curve := curve_figure(study, objective)):
             figures[name] = curve
@@ -75,7 +101,13 @@ def html(study: Study) -> str:
             loads=loads,
             balance_rows=balance_rows(study),
             trials=trials(study),
+            confirm_runs=confirm_runs(study),
+            efforts=effort_rows(study),
+            tuned_equally=tuned_equally(study),
+            enough=ENOUGH,
             value=value,
+            tested=tested,
+            tested_metric=tested_metric,
             colour=lambda arm: look_of(study, arm).colour,
         )
     )
@@ -97,6 +129,11 @@ def _facts(study: Study) -> dict[str, Any]:
         "arms": arm_rows(study),
         "contract": contract_check(study),
         "front": pareto_front(study),
+        "pairs": pair_rows(study),
+        "membership": membership(study),
+        "unlike": unlike(study),
+        "registered": registered(study),
+        "deviations": deviations(study),
         "ends": end_rows(study),
         "varied": varied_params(study),
         "circumstances": circumstances(study),
@@ -119,6 +156,9 @@ def _environment(markdown: bool = False) -> Environment:
         "count": numbers.count,
         "better": better,
         "spread": _spread,
+        "needed": needed,
+        "p": numbers.p_value,
+        "given": lambda x: f"{x:g}",
         "ended": _ended,
         "tree": lambda text: text.replace('"', "") or "none",
         "setting": _setting,

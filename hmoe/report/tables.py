@@ -1,6 +1,6 @@
 """Pure functions from a study to the rows of the report's tables. No text layout, no HTML.
 
-Only trials of the search count here, not runs made to confirm it.
+Only trials of the search count here, not runs made to confirm it: those are in `verdicts`.
 """
 
 from collections import Counter
@@ -12,7 +12,6 @@ from hmoe.tracking import LevelLoad, Objective, Run, Study
 
 STATES = ("complete", "pruned", "diverged", "failed", "interrupted", "running")
 _STATISTICS = ("cv", "max_violation", "entropy", "dead")
-_ROUNDING = 1e-9  # 1020 is within 2 % of 1000, though 1020 / 1000 - 1 is a little more than 0.02
 
 
 @dataclass(frozen=True)
@@ -40,32 +39,6 @@ class ArmRow:
     quality: Spread | None
     best: Run | None
     balance: Spread | None
-
-
-@dataclass(frozen=True)
-class ContractRow:
-    """What an arm spends of the matched cost, and how far it lies from the reference."""
-
-    arm: str
-    active_params: Spread | None
-    matched: Spread | None
-    deviation: float | None
-    within: bool
-
-
-@dataclass(frozen=True)
-class ContractCheck:
-    """The budget contract and every arm's part in it. `reference` is None if it is unknown."""
-
-    match: str
-    reference_name: str
-    reference: float | None
-    tolerance: float
-    rows: tuple[ContractRow, ...]
-
-    @property
-    def broken(self) -> tuple[ContractRow, ...]:
-        return tuple(row for row in self.rows if not row.within)
 
 
 @dataclass(frozen=True)
@@ -114,7 +87,7 @@ def trials(study: Study) -> list[Run]:
 
 def arms(study: Study) -> tuple[str, ...]:
     """Names of all arms in the order of the study."""
-    found = (run.arm for run in study.runs if run.kind == "trial")
+    found = (run.arm for run in study.runs if run.kind in ("trial", "confirm"))
     return tuple(dict.fromkeys([*study.arms, *found]))
 
 
@@ -135,6 +108,11 @@ def value(run: Run, objective: Objective | None) -> float | None:
     return run.metrics.get(metric if written_apart else f"final/{metric}")
 
 
+def cost_of(x: float, objective: Objective) -> float:
+    """The value turned so that smaller is better."""
+    return x if objective.minimised else -x
+
+
 def curve_key(objective: Objective) -> str:
     """The metric under which training wrote the curve of an objective."""
     return objective.metric.removeprefix("best/").removeprefix("final/")
@@ -152,7 +130,7 @@ def arm_rows(study: Study) -> list[ArmRow]:
             ArmRow(
                 arm=arm,
                 tree=next((run.tree for run in complete if run.tree), ""),
-                params=_mean_cost(complete, "params"),
+                params=_mean_cost(complete, "total_params"),
                 active_params=_mean_cost(complete, "active_params"),
                 flops_per_token=_mean_cost(complete, "flops_per_token"),
                 ended={state: ended[state] for state in STATES if ended[state]},
@@ -176,7 +154,7 @@ def pareto_front(study: Study) -> list[Run]:
     for run in trials(study):
         q, b = value(run, quality), value(run, balance)
         if quality and balance and q is not None and b is not None:
-            points.append((run, (_cost_of(q, quality), _cost_of(b, balance)), b))
+            points.append((run, (cost_of(q, quality), cost_of(b, balance)), b))
     front = [
         (b, run)
         for run, here, b in points
@@ -186,32 +164,6 @@ def pareto_front(study: Study) -> list[Run]:
         )
     ]
     return [run for _, run in sorted(front, key=lambda pair: pair[0])]
-
-
-def contract_check(study: Study) -> ContractCheck | None:
-    """How far every arm lies from the contract; an arm's farthest trial decides."""
-    contract = study.contract
-    if contract is None:
-        return None
-    complete = [run for run in trials(study) if run.state == "complete"]
-    by_arm = {
-        arm: [run.cost[contract.match] for run in complete if _has(run, arm, contract.match)]
-        for arm in arms(study)
-    }
-    if isinstance(contract.reference, str):
-        known = spread(by_arm.get(contract.reference, ()))
-        reference = known.mean if known else None
-    else:
-        reference = float(contract.reference)
-    rows = []
-    for arm, spent in by_arm.items():
-        active = (r.cost["active_params"] for r in complete if _has(r, arm, "active_params"))
-        off = [x / reference - 1 for x in spent] if reference else []
-        deviation = max(off, key=abs) if off else None
-        within = deviation is None or abs(deviation) <= contract.tolerance + _ROUNDING
-        rows.append(ContractRow(arm, spread(active), spread(spent), deviation, within))
-    name = contract.reference if isinstance(contract.reference, str) else ""
-    return ContractCheck(contract.match, name, reference, contract.tolerance, tuple(rows))
 
 
 def balance_rows(study: Study) -> list[BalanceRow]:
@@ -273,16 +225,7 @@ def _best(runs: Iterable[Run], objective: Objective | None) -> Run | None:
     scored = [(x, run) for run in runs if (x := value(run, objective)) is not None]
     if objective is None or not scored:
         return None
-    return min(scored, key=lambda pair: _cost_of(pair[0], objective))[1]
-
-
-def _cost_of(x: float, objective: Objective) -> float:
-    """The value turned so that smaller is better."""
-    return x if objective.minimised else -x
-
-
-def _has(run: Run, arm: str, cost: str) -> bool:
-    return run.arm == arm and cost in run.cost
+    return min(scored, key=lambda pair: cost_of(pair[0], objective))[1]
 
 
 def _is_load(key: str) -> bool:

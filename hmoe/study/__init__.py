@@ -1,24 +1,35 @@
 """A study: one question, its arms matched on a budget, searched in equal shares, one writer.
 
 Reading order: spec and loading (the sweep file), registration, space (what is searched), contract
-(arms of equal cost), search (Optuna), runner (the loop), display.
+(arms of equal budget), plan (what it will take), job, samplers and pruning (who draws, who is
+stopped), search (Optuna), runner (the loop), confirm, display.
 """
 
+from hmoe.study.confirm import plan_confirmation, run_confirmation
 from hmoe.study.contract import PlannedArm, plan_arms
-from hmoe.study.display import ProgressDisplay, plan_table, status_table
+from hmoe.study.display import ProgressDisplay, confirmation_table, plan_table, status_table
 from hmoe.study.loading import SWEEPS, load_sweep
+from hmoe.study.plan import Plan, plan_sweep
 from hmoe.study.runner import SweepInterruptedError, run_sweep
+from hmoe.study.search import best, check_search
 from hmoe.study.spec import Sweep
 
 __all__ = [
     "SWEEPS",
+    "Plan",
     "PlannedArm",
     "ProgressDisplay",
     "Sweep",
     "SweepInterruptedError",
+    "best",
+    "check_search",
+    "confirmation_table",
     "load_sweep",
     "plan_arms",
+    "plan_confirmation",
+    "plan_sweep",
     "plan_table",
+    "run_confirmation",
     "run_sweep",
     "status_table",
 ]

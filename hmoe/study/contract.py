@@ -1,22 +1,51 @@
-"""The budget contract: turn one dial of every arm until all arms cost the same.
+"""The budget contract: turn one dial of every arm until all arms spend the same.
 
-Costs are worked out on models without memory, so a plan takes a second.
+Costs are worked out on models without memory, so a plan takes a second; only a contract on seconds
+needs a probe. An arm's dial is a whole number of its configuration. Without one in the sweep file
+an arm that misses the contract gets the contract's own: the steps where tokens or seconds are to be
+alike, else the width of the experts, unless the arm's overrides say that number themselves.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import combinations
 
 from omegaconf import DictConfig, OmegaConf
 
-from hmoe.config import compose, keys
+from hmoe.config import compose, digest, keys
 from hmoe.errors import ConfigError, nearest
 from hmoe.models import Cost, cost
-from hmoe.study.spec import Sweep
-from hmoe.training import assemble, validation_metrics
+from hmoe.study.space import settings_of
+from hmoe.study.spec import Match, Sweep
+from hmoe.training import Parts, assemble, tokens_per_step, validation_metrics
 
-# Widths move in steps that every grouped product can take.
-_STEP = 8
+# Widths move in steps that every grouped product can take, all else by ones.
+_WIDTH_STEP = 8
+_STEPS = "trainer.max_steps"
+_WIDTH = "experts.hidden_dim"
+
+Seconds = Callable[[DictConfig], float | None]
+"""How long a run of a configuration will take, None if unknown: see `hmoe.study.plan`."""
+
+
+@dataclass(frozen=True)
+class Spend:
+    """What one run of an arm spends, by each quantity on which arms can be matched.
+
+    Attributes:
+        active_params: parameters met by one token, gates included.
+        total_params: all parameters.
+        train_flops: of the whole training, 3 times the forward FLOPs of its tokens.
+        tokens: read in training; a vector is one.
+        seconds: of the whole run, as a probe foretells them; None without a probe.
+    """
+
+    active_params: float
+    total_params: float
+    train_flops: float
+    tokens: float
+    seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -29,7 +58,9 @@ class PlannedArm:
         cfg: the configuration they compose to.
         tree: its organisation, "" for a dense control.
         cost: what it costs.
-        deviation: share by which it misses the reference in the matched cost; signed.
+        spend: what one run of it spends.
+        dial: the key that was turned, "" if none was.
+        deviation: share by which it misses the reference in the matched quantity; signed.
         objectives: those metrics of the study that the arm has: a dense control has no load, nor
             have slots.
     """
@@ -39,37 +70,104 @@ class PlannedArm:
     cfg: DictConfig
     tree: str
     cost: Cost
+    spend: Spend
+    dial: str
     deviation: float
     objectives: tuple[str, ...]
 
 
-def plan_arms(sweep: Sweep) -> list[PlannedArm]:
+def plan_arms(sweep: Sweep, seconds: Seconds | None = None) -> list[PlannedArm]:
     """Compose every arm and match it to the contract's reference.
 
+    Args:
+        sweep: the study.
+        seconds: what a probe foretells; only a contract on seconds asks.
+
     Raises:
-        ConfigError: an arm does not compose, or cannot be matched within the tolerance.
+        ConfigError: an arm does not compose, cannot be matched within the tolerance, or is the same
+            as another.
     """
+    arms = match_arms(sweep, seconds)
+    if wrong := faults(sweep, arms):
+        raise ConfigError("\n".join(wrong))
+    return arms
+
+
+def match_arms(sweep: Sweep, seconds: Seconds | None = None) -> list[PlannedArm]:
+    """The arms, each as near to the contract as its dial brings it: `faults` says if that will do.
+
+    Raises:
+        ConfigError: an arm does not compose, or a dial cannot be turned.
+    """
+    match = sweep.contract.match
+    asked = seconds if match == "seconds" else None
+    # All arms are composed before the first is probed: a mistake is told before any work.
     first = {name: _plan_arm(sweep, name, sweep.arm_overrides(name)) for name in sweep.arms}
-    target = getattr(first[sweep.contract.reference].cost, sweep.contract.match)
-    planned, failures = [], []
-    for name, arm in first.items():
-        if name != sweep.contract.reference and sweep.dial(name) is not None:
-            arm = _turn(sweep, arm, target)
-        arm = replace(arm, deviation=getattr(arm.cost, sweep.contract.match) / target - 1)
+    first = {name: timed(arm, asked) for name, arm in first.items()}
+    target = _matched(first[sweep.contract.reference].spend, match)
+    planned = []
+    for arm in first.values():
+        arm = replace(arm, deviation=_matched(arm.spend, match) / target - 1)
+        if dial := _dial(sweep, arm):
+            arm = _turn(sweep, arm, dial, target, asked)
         planned.append(arm)
-        if abs(arm.deviation) > sweep.contract.tolerance:
-            failures.append(
-                f"arm '{name}' has {getattr(arm.cost, sweep.contract.match):,.0f} "
-                f"({arm.deviation:+.1%})"
-            )
-    if failures:
-        raise ConfigError(
-            f"sweep {sweep.name}: contract.match = {sweep.contract.match} of '"
-            f"{sweep.contract.reference}' is {target:,.0f}, but {'; '.join(failures)}, beyond "
-            f"contract.tolerance = {sweep.contract.tolerance:g}. Give the arm a dial such as "
-            "experts.hidden_dim, change its sizes, or widen the tolerance."
-        )
     return planned
+
+
+def faults(sweep: Sweep, arms: Sequence[PlannedArm]) -> list[str]:
+    """Why these arms cannot be compared: those that miss the contract, and those that are one."""
+    contract, where = sweep.contract, f"sweep {sweep.name}:"
+    missed = [
+        f"arm '{arm.name}' has {_matched(arm.spend, contract.match):,.0f} ({arm.deviation:+.1%}) "
+        + (
+            f"at the nearest, {arm.dial}={OmegaConf.select(arm.cfg, arm.dial)}"
+            if arm.dial
+            else "and no dial to turn"
+        )
+        for arm in arms
+        if abs(arm.deviation) > contract.tolerance
+    ]
+    found = []
+    if missed:
+        (reference,) = (arm for arm in arms if arm.name == contract.reference)
+        found.append(
+            f"{where} contract.match = {contract.match} of '{reference.name}' is "
+            f"{_matched(reference.spend, contract.match):,.0f}, but {'; '.join(missed)}, beyond "
+            f"contract.tolerance = {contract.tolerance:g}. Give the arm a dial such as {_WIDTH}, "
+            "change its sizes, or widen the tolerance."
+        )
+    found += [
+        f"{where} arms '{one.name}' and '{other.name}' are one: with the same configuration, seeds "
+        "and data they would give the same numbers twice. Change one of them, or leave it out."
+        for one, other in combinations(arms, 2)
+        if _is_same(sweep, one, other)
+    ]
+    return found
+
+
+def _is_same(sweep: Sweep, one: PlannedArm, other: PlannedArm) -> bool:
+    """Whether all trials of two arms would be the same, two by two."""
+    if digest(one.cfg) != digest(other.cfg):
+        return False
+    how = {"overrides", "dial"}  # the configuration they come to is the same
+    asked, asked_other = (sweep.arms[arm.name].model_dump(exclude=how) for arm in (one, other))
+    drawn, drawn_other = (
+        sweep.searched.reachable(sweep.settings(arm.name)) for arm in (one, other)
+    )
+    return asked == asked_other and drawn == drawn_other
+
+
+def timed(arm: PlannedArm, seconds: Seconds | None) -> PlannedArm:
+    """The arm with the seconds of its run, None where they are unknown.
+
+    Raises:
+        ConfigError: the probe failed.
+    """
+    try:
+        known = seconds(arm.cfg) if seconds else None
+    except ConfigError as error:
+        raise ConfigError(f"arm '{arm.name}': {error}") from error
+    return replace(arm, spend=replace(arm.spend, seconds=known))
 
 
 def _plan_arm(sweep: Sweep, name: str, overrides: Sequence[str]) -> PlannedArm:
@@ -82,41 +180,108 @@ def _plan_arm(sweep: Sweep, name: str, overrides: Sequence[str]) -> PlannedArm:
     told = validation_metrics(parts)
     has_load = any(m.startswith("val/load/") for m in told)
     objectives = tuple(m for m in sweep.objectives if has_load or not m.startswith("val/load/"))
-    if unknown := sorted(set(objectives or sweep.objectives) - told):
+    bounds = [m for m in sweep.search.bounds if has_load or not m.startswith("val/load/")]
+    for place, wanted in (
+        ("objectives", objectives or sweep.objectives),
+        ("search.bounds", bounds),
+    ):
+        if unknown := sorted(set(wanted) - told):
+            raise ConfigError(
+                f"sweep {sweep.name}, arm '{name}': {place}: {unknown[0]} is nothing that this arm "
+                f"tells.{nearest(unknown[0], told)} It tells {', '.join(sorted(told))}."
+            )
+    return PlannedArm(
+        name=name,
+        overrides=tuple(overrides),
+        cfg=cfg,
+        tree=str(parts.tree) if arm_cost.num_mixtures else "",
+        cost=arm_cost,
+        spend=_spend(parts, arm_cost, None),
+        dial="",
+        deviation=0.0,
+        objectives=objectives,
+    )
+
+
+def _spend(parts: Parts, arm_cost: Cost, seconds: float | None) -> Spend:
+    tokens = parts.options.max_steps * tokens_per_step(parts.data)
+    return Spend(
+        active_params=arm_cost.active_params,
+        total_params=arm_cost.total_params,
+        train_flops=arm_cost.train_flops(tokens),
+        tokens=tokens,
+        seconds=seconds,
+    )
+
+
+def _matched(spend: Spend, match: Match) -> float:
+    value = getattr(spend, match)
+    if value is None:
         raise ConfigError(
-            f"sweep {sweep.name}, arm '{name}': objectives: {unknown[0]} is nothing that this arm "
-            f"tells.{nearest(unknown[0], told)} It tells {', '.join(sorted(told))}."
+            "contract.match = seconds: how long an arm takes is known from a probe alone. Run "
+            "`hmoe plan` without probe=false first."
         )
-    tree = str(parts.tree) if arm_cost.num_mixtures else ""
-    return PlannedArm(name, tuple(overrides), cfg, tree, arm_cost, 0.0, objectives)
+    return float(value)
 
 
-def _turn(sweep: Sweep, arm: PlannedArm, target: float) -> PlannedArm:
-    """The arm with its dial at the width that comes closest to the target."""
-    dial = sweep.dial(arm.name)
-    assert dial is not None
-    where = f"sweep {sweep.name}: arms.{arm.name}.dial = {dial}"
-    known = keys(arm.cfg)
-    if dial not in known or type(OmegaConf.select(arm.cfg, dial)) is not int:
+def _dial(sweep: Sweep, arm: PlannedArm) -> str | None:
+    """The key to turn: the arm's own, or the contract's if it is needed and free."""
+    if arm.name == sweep.contract.reference:
+        return None
+    if dial := sweep.dial(arm.name):
+        return dial
+    dial = _STEPS if sweep.contract.match in ("tokens", "seconds") else _WIDTH
+    said = settings_of(sweep.arms[arm.name].overrides).keys() | set(sweep.searched.keys())
+    free = dial not in said and _is_whole(arm.cfg, dial)
+    return dial if free and abs(arm.deviation) > sweep.contract.tolerance else None
+
+
+def _turn(
+    sweep: Sweep, arm: PlannedArm, dial: str, target: float, seconds: Seconds | None
+) -> PlannedArm:
+    """The arm with its dial at the number that comes closest to the target."""
+    match, where = sweep.contract.match, f"sweep {sweep.name}: arms.{arm.name}.dial = {dial}"
+    if not _is_whole(arm.cfg, dial):
+        known = keys(arm.cfg)
         raise ConfigError(
             f"{where}: must be a whole number of the arm's configuration, such as "
-            f"experts.hidden_dim.{'' if dial in known else nearest(dial, known)}"
+            f"{_WIDTH}.{'' if dial in known else nearest(dial, known)}"
         )
+    if match == "seconds" and dial != _STEPS:
+        raise ConfigError(
+            f"{where}: with contract.match = seconds it must be {_STEPS}, for the probe takes a "
+            "few steps of the arm as it is."
+        )
+    step = _WIDTH_STEP if dial.endswith("dim") else 1
 
     @cache
     def at(steps: int) -> float:
         cfg = OmegaConf.merge(arm.cfg)
-        OmegaConf.update(cfg, dial, _STEP * steps)
-        return getattr(cost(assemble(cfg, device="meta").model), sweep.contract.match)
+        assert isinstance(cfg, DictConfig)
+        OmegaConf.update(cfg, dial, step * steps)
+        try:
+            parts = assemble(cfg, device="meta")
+        except ConfigError as error:
+            raise ConfigError(f"{where}, at {step * steps}: {error}") from error
+        known = seconds(cfg) if seconds else None
+        return _matched(_spend(parts, cost(parts.model), known), match)
 
-    if at(2) <= at(1):
-        raise ConfigError(f"{where}: {sweep.contract.match} does not grow with it.")
-    # Costs grow with a width, not always in a straight line: double, then halve the interval.
-    low, high = 1, 2
+    here = max(1, OmegaConf.select(arm.cfg, dial) // step)
+    if at(2 * here) <= at(here):
+        raise ConfigError(f"{where}: {match} does not grow with it.")
+    # Costs grow with a width, not always in a straight line: find an interval, then halve it.
+    low = high = here
     while at(high) < target:
         low, high = high, 2 * high
+    while low > 1 and at(low) > target:
+        low, high = low // 2, low
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if at(middle) < target else (low, middle)
-    width = _STEP * min((low, high), key=lambda steps: abs(at(steps) - target))
-    return _plan_arm(sweep, arm.name, [*arm.overrides, f"{dial}={width}"])
+    number = step * min((low, high), key=lambda steps: abs(at(steps) - target))
+    turned = timed(_plan_arm(sweep, arm.name, [*arm.overrides, f"{dial}={number}"]), seconds)
+    return replace(turned, dial=dial, deviation=_matched(turned.spend, match) / target - 1)
+
+
+def _is_whole(cfg: DictConfig, key: str) -> bool:
+    return key in keys(cfg) and type(OmegaConf.select(cfg, key)) is int

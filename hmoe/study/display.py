@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 
+from omegaconf import OmegaConf
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     TaskProgressColumn,
@@ -16,38 +19,107 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from hmoe.study.contract import PlannedArm
+from hmoe.study.confirm import Chosen
+from hmoe.study.contract import PlannedArm, Spend
+from hmoe.study.plan import Plan
 from hmoe.study.runner import Progress
 from hmoe.study.search import Search
 from hmoe.study.spec import Sweep
 
 
-def plan_table(sweep: Sweep, arms: Sequence[PlannedArm]) -> Table:
-    """Arms with their trees, costs (FLOPs per token), deviations, and how many trials each gets."""
-    contract = sweep.contract
-    title = (
-        f"{sweep.question}\n{sweep.budget.trials} trials, {sweep.trials_per_arm} an arm, "
-        f"{contract.match} of "
-        f"'{contract.reference}' within {contract.tolerance:.0%}"
+def plan_table(plan: Plan) -> Group:
+    """The arms, what one run of each spends, what the sweep takes, and why it cannot start."""
+    tables = (_arms_table(plan), _spend_table(plan), _effort_table(plan))
+    return Group(f"[bold]{escape(plan.sweep.question)}", *tables)
+
+
+def _arms_table(plan: Plan) -> Table:
+    table = _table("The arms", ("arm", "tree", "dial"), ("gate params", "FLOPs/token"))
+    for arm in plan.planned:
+        number = f"{arm.dial}={OmegaConf.select(arm.cfg, arm.dial)}" if arm.dial else ""
+        costs = _short(arm.cost.gate_params), _short(arm.cost.flops_per_token)
+        table.add_row(arm.name, _tree(arm.tree), number, *costs)
+    return table
+
+
+def _spend_table(plan: Plan) -> Table:
+    """The five quantities that a contract may be about."""
+    contract, quantities = plan.sweep.contract, [field.name for field in fields(Spend)]
+    table = _table(
+        f"One run of each: {contract.match} of '{contract.reference}' within "
+        f"{contract.tolerance:.2g}",
+        ("arm",),
+        (*(quantity.replace("_", "\n") for quantity in quantities), "off by"),
     )
-    table = Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE, padding=(0, 1)
+    for arm in plan.planned:
+        spent = [_short(getattr(arm.spend, quantity)) for quantity in quantities]
+        off = f"{arm.deviation:+.2%}"
+        missed = abs(arm.deviation) > contract.tolerance
+        table.add_row(arm.name, *spent, f"[red]{off}" if missed else off)
+    return table
+
+
+def _effort_table(plan: Plan) -> Table:
+    """Runs, memory, time and disk, arm by arm and together."""
+    sweep, hours = plan.sweep, "GPU-hours" if plan.device == "cuda" else "core-hours"
+    workers = "one worker" if sweep.workers == 1 else f"{sweep.workers} workers"
+    table = _table(
+        f"All runs: {workers}, {_bytes(plan.free_bytes)} free on disk",
+        ("arm",),
+        ("trials", "confirm", "memory", "minutes", hours, "disk"),
     )
-    table.add_column("arm", no_wrap=True)
-    table.add_column("tree")
-    for column in ("steps", "params", "active", "gates", "FLOPs", "off by"):
-        table.add_column(column, justify="right")
-    for arm in arms:
+    for row in plan.arms:
         table.add_row(
-            arm.name,
-            _tree(arm.tree),
-            str(arm.cfg.trainer.max_steps),
-            _short(arm.cost.params),
-            _short(arm.cost.active_params),
-            _short(arm.cost.gate_params),
-            _short(arm.cost.flops_per_token),
-            f"{arm.deviation:+.2%}",
+            row.arm.name,
+            str(row.trials),
+            str(row.confirmations),
+            _bytes(row.probe.peak_bytes if row.probe else None),
+            _short(row.minutes),
+            _short(row.device_hours),
+            _bytes(row.disk_bytes),
         )
+    table.add_section()
+    table.add_row(
+        "all",
+        str(sum(row.trials for row in plan.arms)),
+        str(sum(row.confirmations for row in plan.arms)),
+        "",
+        _short(plan.minutes),
+        _short(plan.device_hours),
+        _bytes(plan.disk_bytes),
+    )
+    return table
+
+
+def _table(title: str, names: Sequence[str], numbers: Sequence[str]) -> Table:
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0)
+    )
+    for name in names:
+        table.add_column(name, no_wrap=True)
+    for number in numbers:
+        table.add_column(number, justify="right", no_wrap=True)
+    return table
+
+
+def confirmation_table(sweep: Sweep, plan: Chosen) -> Table:
+    """What is trained again, how it fared in the search, and how long all of it will take."""
+    seconds = len(plan.seeds) * sum(choice.seconds for choice in plan.choices.values())
+    table = Table(
+        title=f"{sweep.question}\n{len(plan.choices)} arms on seeds {plan.seeds[0]} to "
+        f"{plan.seeds[-1]}, about {seconds / sweep.workers / 60:.0f} minutes",
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE,
+        padding=(0, 1),
+        caption="\n".join(f"not confirmed: {arm}: {why}" for arm, why in plan.left_out.items()),
+        caption_justify="left",
+    )
+    for column in ("arm", "trial", "in the search", "settings"):
+        table.add_column(column, no_wrap=column == "arm")
+    for name, choice in plan.choices.items():
+        drawn = " ".join(choice.drawn)
+        table.add_row(name, str(choice.slot + 1), f"{choice.value:.4g}", drawn)
     return table
 
 
@@ -56,20 +128,38 @@ def _tree(text: str) -> str:
     return "named" if text.startswith("{") else text or "dense"
 
 
-def _short(number: float) -> str:
-    """Four digits and a unit."""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+def _short(number: float | None) -> str:
+    """Four digits and a unit, or of small numbers two; "-" for what was not measured."""
+    if number is None:
+        return "-"
+    for unit, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= size:
             return f"{number / size:.4g}{unit}"
-    return f"{number:.0f}"
+    return f"{number:.2g}" if number < 10 and number % 1 else f"{number:.0f}"
+
+
+def _bytes(number: int | None) -> str:
+    """In units of 1024."""
+    if number is None:
+        return "-"
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number / 2**10:.3g} KiB"
 
 
 class ProgressDisplay:
-    """A bar over all training steps of a sweep with the time left; a line for each ended trial."""
+    """A bar over all training steps with the time left; a line for each job that has ended.
 
-    def __init__(self, console: Console) -> None:
+    Args:
+        console: where it is shown.
+        jobs: what the jobs are called, such as "trials".
+    """
+
+    def __init__(self, console: Console, jobs: str) -> None:
+        self._jobs = jobs
         self._bar = Bar(
-            TextColumn("{task.fields[trials]}"),
+            TextColumn("{task.fields[jobs]}"),
             BarColumn(),
             TaskProgressColumn(),
             TimeElapsedColumn(),
@@ -77,7 +167,7 @@ class ProgressDisplay:
             TimeRemainingColumn(elapsed_when_finished=False),
             console=console,
         )
-        self._task = self._bar.add_task("", total=None, trials="starting")
+        self._task = self._bar.add_task("", total=None, jobs="starting")
 
     def show(self, progress: Progress) -> None:
         """Take in what the runner reports."""
@@ -87,7 +177,7 @@ class ProgressDisplay:
             self._task,
             total=progress.total_steps,
             completed=progress.done_steps,
-            trials=f"trials {progress.done_trials}/{progress.total_trials}",
+            jobs=f"{self._jobs} {progress.done_jobs}/{progress.total_jobs}",
         )
 
     @contextmanager
@@ -108,7 +198,7 @@ def status_table(sweep: Sweep, arms: Sequence[PlannedArm], runs: Path) -> Table:
         padding=(0, 1),
     )
     table.add_column("arm", no_wrap=True)
-    for column in ("planned", "complete", "failed", "running", *sweep.objectives):
+    for column in ("planned", "complete", "pruned", "failed", "running", *sweep.objectives):
         table.add_column(column, justify="right")
     for arm in arms:
         own = [e for e in ended if e.arm == arm.name]
@@ -120,8 +210,7 @@ def status_table(sweep: Sweep, arms: Sequence[PlannedArm], runs: Path) -> Table:
         table.add_row(
             arm.name,
             str(sweep.trials_per_arm),
-            str(sum(1 for e in own if e.values)),
-            str(sum(1 for e in own if not e.values)),
+            *(str(sum(e.state == s for e in own)) for s in ("complete", "pruned", "failed")),
             str(sum(1 for name, _ in running if name == arm.name)),
             *best,
         )

@@ -29,7 +29,8 @@ def load_sweep(name: str, overrides: Sequence[str] = (), *, folder: Path = SWEEP
             f"sweep={name}: no such file in {folder}.{nearest(name, names)} "
             f"Sweeps: {', '.join(names)}."
         )
-    content = {"name": name, **_read(folder / f"{name}.yaml")}
+    # A section that may be missing is there, so that `search.sampler=random` finds it.
+    content = {"name": name, "search": {}, **_read(folder / f"{name}.yaml")}
     _check_branches(_sweep(name, content))
     for override in overrides:
         parsed = parse(override)

@@ -1,27 +1,214 @@
-"""What defines a study: kept before its first trial, compared whenever it goes on."""
+"""Pre-registration: what defines a study is written down before its first trial.
 
-from collections.abc import Mapping
+A study goes on under the plan it began with, or not at all. What may change, such as its budget,
+and what happened otherwise than planned is told by `deviations`.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from hmoe.config import literal, parse
+from hmoe.errors import ConfigError
+from hmoe.files import write_atomically
 from hmoe.study.spec import Sweep
+from hmoe.tracking import Run, Study
+from hmoe.training import provenance
 
+REGISTRATION = "registration.json"
+CHOSEN = "confirm/chosen.json"
 _NOT_STUDY = {"runs", "tracking"}  # where runs are kept and shown does not change the answer
+_SHORT = 12  # hex digits of a commit that tell it from another
+_WENT_WRONG = ("failed", "diverged")
 
 
 def fingerprint(sweep: Sweep) -> dict[str, Any]:
     """What defines a study, as plain data for JSON: two sweeps with equal ones may share trials.
 
-    Question, name, budget and workers may change from one call to the next.
+    Question, name, budget, workers and the number of confirmation seeds may change from one call
+    to the next.
     """
-    kept = {"objectives", "contract", "overrides", "arms", "space", "when", "seed"}
+    kept = {"objectives", "contract", "overrides", "arms", "space", "when", "seed", "search"}
     content = sweep.model_dump(include=kept)
     content["overrides"] = [
         override
         for override in sweep.overrides
         if parse(override).key_or_group.partition(".")[0] not in _NOT_STUDY
     ]
+    if sweep.confirm is not None:
+        content["confirm"] = sweep.confirm.model_dump(exclude={"seeds"})
     return content
+
+
+def register(folder: Path, sweep: Sweep) -> dict[str, Any]:
+    """Write down what is planned, once, and return what was; refuse another plan.
+
+    The record: `plan`, which is the fingerprint; `free`, what may change; the sha256 `digest` of
+    both; `commit`, `dirty` and `versions` of the code; `time` (UTC).
+
+    Args:
+        folder: that of the study; must be there.
+
+    Raises:
+        ConfigError: the study was registered with another plan, or has trials and no registration.
+    """
+    path = folder / REGISTRATION
+    if path.exists():
+        return registered(folder, sweep)
+    if any(folder.glob("*/trial_*")):
+        raise ConfigError(
+            f"sweep={sweep.name}: {folder} holds trials, but no {REGISTRATION}: what was planned "
+            "before them is not known. Start a new study with name=."
+        )
+    content = {"plan": fingerprint(sweep), "free": _free(sweep)}
+    facts = provenance()
+    record = {
+        "digest": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": facts["git_commit"] or "unknown",
+        "dirty": facts["git_dirty"],
+        "versions": facts["versions"],
+        **content,
+    }
+    write_atomically(path, json.dumps(record, indent=1))
+    return record
+
+
+def registered(folder: Path, sweep: Sweep) -> dict[str, Any]:
+    """The registration of a study that has begun.
+
+    Raises:
+        ConfigError: it has not begun, or began with another plan.
+    """
+    record = read_registration(folder)
+    changes = diff_fingerprints(record["plan"], json.loads(json.dumps(fingerprint(sweep))))
+    if changes:
+        raise ConfigError(
+            f"sweep={sweep.name}: the study in {folder} was registered at {record['time']} and "
+            "started under another plan:\n  "
+            + "\n  ".join(changes)
+            + "\nIts trials and new ones could not be compared. Start a new study with name=."
+        )
+    return record
+
+
+def read_registration(folder: Path) -> dict[str, Any]:
+    """What was written down before the first trial of the study in a folder.
+
+    Raises:
+        ConfigError: the study has not been started.
+    """
+    path = folder / REGISTRATION
+    if not path.exists():
+        raise ConfigError(
+            f"sweep={folder.name}: has not been started in {folder.parent}. Start it with "
+            f"`hmoe sweep sweep={folder.name}`."
+        )
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def num_seeds(folder: Path, sweep: Sweep) -> int:
+    """Seeds of the confirmation: as many as were ever asked for.
+
+    Raises:
+        ConfigError: fewer are asked for than were registered.
+    """
+    assert sweep.confirm is not None
+    planned = registered(folder, sweep)["free"]["seeds"]
+    if sweep.confirm.seeds < planned:
+        raise ConfigError(
+            f"confirm.seeds={sweep.confirm.seeds}: {planned} were registered before the first "
+            "trial; their number can only grow."
+        )
+    return max(sweep.confirm.seeds, kept_choice(folder).get("seeds", 0))
+
+
+def kept_choice(folder: Path) -> dict[str, Any]:
+    """What is confirmed, as it was chosen; {} while nothing is."""
+    path = folder / CHOSEN
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
+def parent_tags(folder: Path, sweep: Sweep) -> dict[str, Any]:
+    """What of the registration, and of the confirmation if one is planned, the study's run says."""
+    record = registered(folder, sweep)
+    tags: dict[str, Any] = {
+        "hmoe.registration": {key: record[key] for key in ("digest", "commit", "time")}
+    }
+    if sweep.confirm is not None:
+        tags["hmoe.confirm"] = sweep.confirm.model_dump() | {"seeds": num_seeds(folder, sweep)}
+    return tags
+
+
+def deviations(folder: Path, sweep: Sweep, study: Study) -> list[str]:
+    """What is otherwise than registered, one text each; none when all went as planned.
+
+    Args:
+        folder: that of the study.
+        sweep: the sweep as it is now.
+        study: its runs so far.
+    """
+    record = registered(folder, sweep)
+    now = _free(sweep)
+    if sweep.confirm is not None:
+        now["seeds"] = num_seeds(folder, sweep)
+    found = [
+        f"{_FREE[key]}: {literal(before)} registered, {literal(now[key])} now"
+        for key, before in record["free"].items()
+        if now[key] != before
+    ]
+    for arm, reason in kept_choice(folder).get("left_out", {}).items():
+        found.append(f"arm '{arm}' is not confirmed: {reason}")
+    if record["dirty"]:
+        found.append("the code had uncommitted changes when the study was registered")
+    found += _other_code(record, study.runs)
+    for (kind, state, reason), number in Counter(
+        (run.kind, run.state, run.reason) for run in study.runs if run.state in _WENT_WRONG
+    ).items():
+        of = sum(run.kind == kind for run in study.runs)
+        why = shorten(reason, 200, placeholder=" ...")
+        found.append(f"{number} of {of} {_KINDS[kind]} {state}: {why}")
+    return found
+
+
+_KINDS = {"trial": "trials", "confirm": "confirmation runs"}
+_FREE = {"question": "question", "trials": "budget.trials", "seeds": "confirm.seeds"}
+
+
+def _free(sweep: Sweep) -> dict[str, Any]:
+    """What may change after the first trial, and is told when it did."""
+    seeds = None if sweep.confirm is None else sweep.confirm.seeds
+    return {"question": sweep.question, "trials": sweep.budget.trials, "seeds": seeds}
+
+
+def _other_code(record: Mapping[str, Any], runs: Iterable[Run]) -> list[str]:
+    """Commits, uncommitted changes and versions of runs that are not those registered."""
+    known = [run.tags for run in runs if "mlflow.source.git.commit" in run.tags]
+    commits = Counter(tags["mlflow.source.git.commit"] for tags in known)
+    commits.pop(record["commit"], None)
+    found = [
+        f"{number} of {len(known)} runs at commit {commit[:_SHORT]}, registered at "
+        f"{record['commit'][:_SHORT]}"
+        for commit, number in commits.items()
+    ]
+    if dirty := sum(tags.get("hmoe.git_dirty") == "true" for tags in known):
+        found.append(f"{dirty} of {len(known)} runs with uncommitted changes of the code")
+    versions = Counter(
+        (package, version)
+        for tags in known
+        for package, version in json.loads(tags.get("hmoe.versions", "{}")).items()
+        if version != record["versions"].get(package)
+    )
+    return found + [
+        f"{number} of {len(known)} runs with {package} {version}, registered with "
+        f"{record['versions'].get(package, 'none')}"
+        for (package, version), number in versions.items()
+    ]
 
 
 def diff_fingerprints(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

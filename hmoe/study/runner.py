@@ -1,8 +1,8 @@
-"""The runner: ask, train in a child process, tell, until every planned trial has ended.
+"""The runner: ask, train in a child process, tell, until every planned job has ended.
 
-Only this process talks to Optuna and to MLflow. Children train and write files; their files, not
-their exit status, say how they ended. Stop it in any way and start it again with the same command:
-it goes on where it was.
+Jobs are the trials of a search or the runs that confirm it. Only this process talks to Optuna and
+to MLflow. Children train and write files; their files, not their exit status, say how they ended.
+Stop it in any way and start it again with the same command: it goes on where it was.
 """
 
 import json
@@ -11,28 +11,27 @@ import shlex
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Generic
 
 from omegaconf import DictConfig, OmegaConf
 
 from hmoe.config import compose
 from hmoe.errors import ConfigError, HmoeError
-from hmoe.files import write_atomically
 from hmoe.study.contract import PlannedArm
-from hmoe.study.registration import diff_fingerprints, fingerprint
-from hmoe.study.search import Search, Ticket
+from hmoe.study.job import J, Source
+from hmoe.study.registration import deviations, parent_tags, register
+from hmoe.study.search import Search, check_search
 from hmoe.study.space import settings_of
 from hmoe.study.spec import Sweep
-from hmoe.tracking import Store
+from hmoe.tracking import Store, read_study
 from hmoe.training import (
     Child,
     changed_settings,
     held,
-    provenance,
     spared_collection,
     start_server,
     write_failure,
@@ -44,19 +43,19 @@ _TAIL_BYTES = 65536  # of an event log: a line and more
 
 
 class SweepInterruptedError(HmoeError):
-    """The sweep was stopped on purpose; its running trials wait to be gone on with."""
+    """The work was stopped on purpose; its running jobs wait to be gone on with."""
 
 
 @dataclass
-class Work:
-    """One trial under way.
+class Work(Generic[J]):
+    """One job under way.
 
     Attributes:
         lost_at: newest checkpoint when its process was last lost, "" without any; None if it never
             was.
     """
 
-    ticket: Ticket
+    job: J
     folder: Path
     run_id: str
     command: str
@@ -90,19 +89,19 @@ class Work:
 
 @dataclass(frozen=True)
 class Progress:
-    """What there is to show while a sweep runs.
+    """What there is to show while a sweep or its confirmation runs.
 
     Attributes:
-        message: a line to keep, such as how a trial ended; "" for none.
-        done_steps, total_steps: training steps of all planned trials.
-        done_trials, total_trials: trials that have ended, and all.
+        message: a line to keep, such as how a job ended; "" for none.
+        done_steps, total_steps: training steps of all planned jobs.
+        done_jobs, total_jobs: jobs that have ended, and all.
     """
 
     message: str
     done_steps: int
     total_steps: int
-    done_trials: int
-    total_trials: int
+    done_jobs: int
+    total_jobs: int
 
 
 def run_sweep(
@@ -112,25 +111,51 @@ def run_sweep(
     *,
     command: str,
     show: Callable[[Progress], None],
-) -> str:
-    """Run all trials of a sweep that have not ended yet. Returns the id of the parent run.
+) -> None:
+    """Run all trials of a sweep that have not ended yet; `run_jobs` says what else is raised.
+
+    Raises:
+        ConfigError: its search cannot be.
+    """
+    check_search(sweep, arms)
+
+    def search() -> Search:
+        found = Search(sweep, arms, runs)
+        found.recover()
+        return found
+
+    run_jobs(sweep, arms, runs, source=search, command=command, show=show)
+
+
+def run_jobs(
+    sweep: Sweep,
+    arms: Sequence[PlannedArm],
+    runs: Path,
+    *,
+    source: Callable[[], Source[J]],
+    command: str,
+    show: Callable[[Progress], None],
+) -> None:
+    """Run all jobs of a study that have not ended yet, as the one process that owns it.
 
     Args:
         sweep: the study.
         arms: its arms, matched.
         runs: folder of run folders and stores.
-        command: the shell command of the sweep.
+        source: makes the source of jobs, once this process owns the study.
+        command: the shell command that does this.
         show: called with what there is to show, a few times a second.
 
     Raises:
-        ConfigError: another process owns the study, or the study has trials under another plan.
-        SweepInterruptedError: Ctrl-C or SIGTERM; children are stopped, their trials queued again.
+        ConfigError: another process owns the study, or it was registered with another plan.
+        SweepInterruptedError: Ctrl-C or SIGTERM; children are stopped, their jobs given back.
     """
     folder = runs / sweep.name
     busy = "wait for it, look at it with `hmoe status`, or give this sweep another name=."
     with held(folder, f"sweep={sweep.name}", busy), _stop_signals() as stop:
-        _keep_plan(folder, sweep)
-        start_server(_threads(sweep))  # loads while the stores are opened
+        record = register(folder, sweep)
+        start_server(sweep.threads)  # loads while the stores are opened
+        jobs = source()
         store = Store(runs)
         store.close_orphans(sweep.name)
         parent = store.start_study(
@@ -140,49 +165,53 @@ def run_sweep(
             contract=sweep.contract.model_dump(),
             arms=[arm.name for arm in arms],
             command=command,
-            tags=_provenance_tags(),
+            tags={
+                "mlflow.source.git.commit": record["commit"],
+                "hmoe.git_dirty": record["dirty"],
+                "hmoe.versions": record["versions"],
+                **parent_tags(folder, sweep),
+            },
         )
         state = "interrupted"
         try:
-            search = Search(sweep, arms, runs)
-            search.recover()
             with spared_collection():
-                _Loop(sweep, arms, runs, search, store, parent, show).run(stop)
+                _Loop(sweep, runs, jobs, store, parent, show).run(stop)
+            told = deviations(folder, sweep, read_study(runs, sweep.name))
+            store.tag_study(parent, {"hmoe.deviations": told})
             if stop:
                 raise SweepInterruptedError(f"stopped; go on with: {command}")
             state = "complete"
         finally:
             store.finish_study(parent, state=state)
-    return parent
 
 
-class _Loop:
-    """The trials under way, and what to do when one ends."""
+class _Loop(Generic[J]):
+    """The jobs under way, and what to do when one ends."""
 
     def __init__(
         self,
         sweep: Sweep,
-        arms: Sequence[PlannedArm],
         runs: Path,
-        search: Search,
+        source: Source[J],
         store: Store,
         parent: str,
         show: Callable[[Progress], None],
     ) -> None:
-        self.sweep, self.runs, self.search, self.store = sweep, runs, search, store
+        self.sweep, self.runs, self.source, self.store = sweep, runs, source, store
         self.parent, self._show = parent, show
-        self.total_steps = sum(arm.cfg.trainer.max_steps for arm in arms) * sweep.trials_per_arm
-        self.under_way: list[Work] = []
+        self.under_way: list[Work[J]] = []
         self._all_begun = False
 
     def run(self, stop: Sequence[int]) -> None:
-        """Work until every trial has ended or `stop` holds a signal."""
+        """Work until every job has ended or `stop` holds a signal."""
         uploaded = time.monotonic()
         try:
             while not stop and (self.under_way or not self._all_begun):
                 self._fill()
-                for work in [work for work in self.under_way if not work.running()]:
-                    self._ended(work)
+                for work in tuple(self.under_way):
+                    gone = not work.running()  # asked first, so that its last line is seen
+                    if (pruned := self.source.verdict(work.job, work.folder)) or gone:
+                        self._ended(work, pruned)
                 if time.monotonic() - uploaded > _UPLOAD_SECONDS:
                     for work in self.under_way:
                         self.store.append_events(work.run_id, work.folder)
@@ -195,7 +224,7 @@ class _Loop:
                 if work.child is not None:
                     work.child.stop()
             for work in self.under_way:
-                self.search.interrupt(work.ticket)
+                self.source.interrupt(work.job)
                 self.store.finish(work.run_id, work.folder, state="interrupted")
 
     def _wait(self) -> None:
@@ -205,102 +234,68 @@ class _Loop:
             Child.wait_for_one(children, _POLL_SECONDS)
 
     def show(self, message: str = "") -> None:
-        ended = self.search.ended()
-        steps = {work.folder: work.steps_done() for work in self.under_way}
-        per_trial = self.total_steps // self.sweep.budget.trials
-        done = len(ended) * per_trial + sum(steps.values())
-        total = self.sweep.budget.trials
-        self._show(Progress(message, done, self.total_steps, len(ended), total))
+        ended, total = len(self.source.ended()), self.source.total
+        done = ended * (self.source.total_steps // total)
+        done += sum(work.steps_done() for work in self.under_way)
+        self._show(Progress(message, done, self.source.total_steps, ended, total))
 
     def _fill(self) -> None:
-        """Start trials while workers are free and trials are left."""
+        """Start jobs while workers are free and jobs are left."""
         while len(self.under_way) < self.sweep.workers and not self._all_begun:
-            if ticket := self.search.ask():
-                self._start(ticket)
-            self._all_begun = ticket is None
+            if job := self.source.ask():
+                self._start(job)
+            self._all_begun = job is None
 
-    def _start(self, ticket: Ticket) -> None:
-        arm, seed = ticket.arm, self.sweep.seed + ticket.slot
-        folder = self.runs / self.sweep.name / arm.name / f"trial_{ticket.slot:03d}"
-        overrides = [*arm.overrides, *ticket.drawn, f"seed={seed}", "test=false"]
+    def _start(self, job: J) -> None:
+        folder = self.runs / self.sweep.name / job.place
+        overrides = job.overrides
         command = shlex.join(["hmoe", "train", *overrides])
-        threads = arm.cfg.trainer.threads or _threads(self.sweep)
+        threads = job.arm.cfg.trainer.threads or self.sweep.threads
         try:
             cfg = compose([*overrides, f"trainer.threads={threads}"])
         except ConfigError as error:  # what was drawn does not go with this arm
             cfg = None
             write_failure(folder, error)
         if cfg is not None and changed_settings(folder, cfg):
-            shutil.rmtree(folder)  # left by a trial that is not this one
+            shutil.rmtree(folder)  # left by a run that is not this one
         run_id = self.store.start_run(
             folder,
             study=self.sweep.name,
-            kind="trial",
-            name=f"{arm.name}-{ticket.slot}",
-            arm=arm.name,
-            seed=seed,
+            kind=job.kind,
+            name=job.name,
+            arm=job.arm.name,
+            seed=job.seed,
             command=command,
             parent=self.parent,
-            swept=settings_of(ticket.drawn),
+            swept=settings_of(job.drawn),
         )
-        work = Work(ticket, folder, run_id, command, cfg)
+        work = Work(job, folder, run_id, command, cfg)
         self.under_way.append(work)
         if cfg is not None and not (folder / "result.json").exists():
             work.start()
 
-    def _ended(self, work: Work) -> None:
-        """Tell Optuna and MLflow how a trial ended; let it go on if its process was lost."""
+    def _ended(self, work: Work[J], pruned: str) -> None:
+        """Tell source and MLflow how a job ended; let it go on if its process was lost."""
+        if pruned and work.child is not None:
+            work.child.stop()
         state, reason = Child.outcome_of(work.folder, work.child)
+        if pruned and state == "killed":  # one that had ended by itself has ended as it did
+            state, reason = "pruned", pruned
         if state == "killed" and work.newest_checkpoint() != work.lost_at:
             work.lost_at = work.newest_checkpoint()
             work.start()
-            self.show(f"{_label(work.ticket)}: {reason}; going on from its last checkpoint")
+            self.show(f"{work.job.label}: {reason}; going on from its last checkpoint")
             return
         if state == "killed":
             state, reason = "failed", f"{reason}, twice at the same step"
-        values = None
-        if state == "complete":
-            metrics = json.loads((work.folder / "result.json").read_text())["metrics"]
-            values = {name: metrics[name] for name in work.ticket.arm.objectives}
+        result = work.folder / "result.json"
+        metrics = json.loads(result.read_text())["metrics"] if state == "complete" else None
         self.store.finish(work.run_id, work.folder, state=state, reason=reason or None)
-        self.search.tell(work.ticket, None if values is None else list(values.values()), reason)
+        self.source.tell(work.job, metrics, reason, pruned=state == "pruned")
         self.under_way.remove(work)
-        numbers = ", ".join(f"{name} {value:.4g}" for name, value in (values or {}).items())
-        self.show(f"{_label(work.ticket)}: {numbers or f'{state}: {reason}'}")
-
-
-def _threads(sweep: Sweep) -> int:
-    """Cores shared among workers: two processes with two threads each fight over two cores."""
-    return max(1, (os.cpu_count() or 1) // sweep.workers)
-
-
-def _label(ticket: Ticket) -> str:
-    trial = f"{ticket.arm.name} trial {ticket.slot + 1}"
-    return f"{trial} ({' '.join(ticket.drawn)})" if ticket.drawn else trial
-
-
-def _keep_plan(folder: Path, sweep: Sweep) -> None:
-    """Keep what defines the study beside its runs; refuse to go on under another plan."""
-    path = folder / "sweep.json"
-    now = json.loads(json.dumps(fingerprint(sweep)))
-    if path.exists():
-        changes = diff_fingerprints(json.loads(path.read_text()), now)
-        if changes:
-            raise ConfigError(
-                f"sweep={sweep.name}: the study in {folder} was started under another plan:\n  "
-                + "\n  ".join(changes)
-                + "\nIts trials and new ones could not be compared. Start a new study with name=."
-            )
-    write_atomically(path, json.dumps(now, indent=1))
-
-
-def _provenance_tags() -> Mapping[str, Any]:
-    facts = provenance()
-    return {
-        "mlflow.source.git.commit": facts["git_commit"] or "unknown",
-        "hmoe.git_dirty": facts["git_dirty"],
-        "hmoe.versions": facts["versions"],
-    }
+        told = ", ".join(f"{m} {metrics[m]:.4g}" for m in work.job.arm.objectives if metrics)
+        told = told or f"{state}: {reason}".removeprefix("pruned: ")  # its reason says so
+        self.show(f"{work.job.label}: {told}")
 
 
 @contextmanager

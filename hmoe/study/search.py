@@ -3,21 +3,25 @@
 Optuna holds the truth about which trials there are and how they ended. A trial of an arm is a
 slot, 0 to trials_per_arm - 1; slot i of every arm trains with the same seed and draws from the same
 random numbers, so that arms are paired. A trial that was stopped on the way is told as failed with
-the mark "interrupted"; the next trial of its slot gets the same parameters. A slot ends once.
+the mark "interrupted"; the next trial of its slot gets the same parameters and the verdicts of the
+rungs that it had passed. A slot ends once: complete, failed or pruned.
 """
 
-import hashlib
 import math
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 
 from hmoe.config import keys, that_are_read
+from hmoe.errors import ConfigError
 from hmoe.study.contract import PlannedArm
+from hmoe.study.job import Job
+from hmoe.study.pruning import RUNG, Pruner, excess_when_pruned
+from hmoe.study.samplers import combinations, make_sampler
 from hmoe.study.spec import Sweep
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -26,26 +30,82 @@ _SLOT = "hmoe.slot"
 _DRAWN = "hmoe.drawn"
 _REASON = "hmoe.reason"
 _INTERRUPTED = "interrupted"
+_STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.FAIL: "failed",
+    TrialState.PRUNED: "pruned",
+}
 
 
-@dataclass(frozen=True)
-class Ticket:
-    """A trial to be run: the arm, its slot, and what was drawn for it."""
+@dataclass(frozen=True, kw_only=True)
+class Ticket(Job):
+    """A trial to be run, and what it is to Optuna."""
 
-    arm: PlannedArm
     slot: int
-    drawn: Sequence[str]
     trial: Trial
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a slot ended: its values by metric (none unless complete), and the reason if not."""
+    """How a slot ended.
+
+    Attributes:
+        arm, slot: which.
+        state: complete, failed or pruned.
+        values: its objectives by metric; none unless complete.
+        reason: why it is not complete.
+        drawn: its overrides beside those of its arm.
+        excess: by how much each bounded metric is beyond its bound; 0 or less is within.
+    """
 
     arm: str
     slot: int
+    state: str
     values: Mapping[str, float]
     reason: str
+    drawn: Sequence[str]
+    excess: Mapping[str, float]
+
+
+def best(sweep: Sweep, ended: Iterable[Ended]) -> dict[str, Ended]:
+    """Of each arm the complete trial that is best in the first objective, within the bounds.
+
+    Of equals the first. An arm that has none within the bounds is left out.
+    """
+    metric = sweep.objectives[0]
+    sign = 1 if sweep.directions[0] == "minimize" else -1
+    found: dict[str, Ended] = {}
+    for one in sorted(ended, key=lambda e: e.slot):
+        if one.state != "complete" or any(value > 0 for value in one.excess.values()):
+            continue
+        known = found.get(one.arm)
+        if known is None or sign * one.values[metric] < sign * known.values[metric]:
+            found[one.arm] = one
+    return found
+
+
+def check_search(sweep: Sweep, arms: Sequence[PlannedArm]) -> None:
+    """Refuse a search that cannot be: a grid that the budget does not go through, or no rung.
+
+    Raises:
+        ConfigError: says what to change.
+    """
+    Pruner(sweep, arms)
+    if sweep.search.sampler != "grid":
+        return
+    sizes = {arm.name: len(combinations_of(sweep, arm)) for arm in arms}
+    if any(sweep.trials_per_arm % size for size in sizes.values()):
+        told = ", ".join(f"{size} in arm '{name}'" for name, size in sizes.items())
+        raise ConfigError(
+            f"sweep {sweep.name}: search.sampler=grid: there are {told}; every arm gets "
+            f"{sweep.trials_per_arm} trials, which must be a multiple of each, such as "
+            f"budget.trials={math.lcm(*sizes.values()) * len(sizes)}"
+        )
+
+
+def combinations_of(sweep: Sweep, arm: PlannedArm) -> list[dict[str, Any]]:
+    """The grid of an arm: all that its space can come to, once each, as Optuna's parameters."""
+    return combinations(lambda trial: _draw(sweep, arm, trial))
 
 
 def storage_url(runs: Path) -> str:
@@ -53,13 +113,21 @@ def storage_url(runs: Path) -> str:
     return f"sqlite:///{runs.resolve() / 'optuna.db'}"
 
 
+def place_of(arm: str, slot: int) -> str:
+    """The run folder of a slot, below that of the study."""
+    return f"{arm}/trial_{slot:03d}"
+
+
 class Search:
-    """Ask and tell for all arms of a sweep. Make one in the process that owns the study."""
+    """Ask, judge and tell for all arms of a sweep. Make one in the process that owns the study."""
 
     def __init__(self, sweep: Sweep, arms: Sequence[PlannedArm], runs: Path) -> None:
         self.sweep = sweep
         self.arms = {arm.name: arm for arm in arms}
-        storage = optuna.storages.RDBStorage(storage_url(runs))
+        on_grid = self.arms if sweep.search.sampler == "grid" else {}
+        self._pruner = Pruner(sweep, arms)
+        self._grids = {name: combinations_of(sweep, arm) for name, arm in on_grid.items()}
+        storage = _open(runs)
         self._studies = {
             arm.name: optuna.create_study(
                 study_name=f"{sweep.name}/{arm.name}",
@@ -73,6 +141,17 @@ class Search:
             )
             for arm in arms
         }
+
+    @property
+    def total(self) -> int:
+        """Number of planned trials."""
+        return self.sweep.budget.trials
+
+    @property
+    def total_steps(self) -> int:
+        """Training steps of all planned trials."""
+        steps = sum(arm.cfg.trainer.max_steps for arm in self.arms.values())
+        return steps * self.sweep.trials_per_arm
 
     def recover(self) -> int:
         """Give back the trials that a dead owner left running. Returns how many there were."""
@@ -94,28 +173,57 @@ class Search:
             return None
         study, arm = self._studies[name], self.arms[name]
         slot = min(left[name])
-        study.sampler = _sampler(self.sweep.seed, slot)
-        self._queue_again(study, slot)
+        study.sampler = make_sampler(self.sweep.search, self.sweep.seed, slot)
+        self._queue(study, slot, self._grids.get(name))
         trial = study.ask()
         if _SLOT in trial.user_attrs:  # one that was queued again
             slot = trial.user_attrs[_SLOT]
+            _ = trial.relative_params  # here NSGA-II notes the generation, else at the first draw
         else:
             trial.set_user_attr(_SLOT, slot)
-        space = self.sweep.searched.only(keys(arm.cfg))
-        drawn = that_are_read(arm.cfg, space.suggest(trial, self.sweep.settings(name)))
+        drawn = _draw(self.sweep, arm, trial)
         trial.set_user_attr(_DRAWN, drawn)
-        return Ticket(arm, slot, drawn, trial)
+        label = f"{name} trial {slot + 1}"
+        return Ticket(
+            kind="trial",
+            arm=arm,
+            drawn=drawn,
+            seed=self.sweep.seed + slot,
+            name=f"{name}-{slot}",
+            label=f"{label} ({' '.join(drawn)})" if drawn else label,
+            place=place_of(name, slot),
+            slot=slot,
+            trial=trial,
+        )
 
-    def tell(self, ticket: Ticket, values: Sequence[float] | None, reason: str = "") -> None:
-        """End a slot: with its objective values, or without and with the reason."""
-        if values is not None and not all(math.isfinite(value) for value in values):
-            values, reason = None, f"an objective is not finite: {list(values)}"
-        study = self._studies[ticket.arm.name]
-        if values is None:
-            ticket.trial.set_user_attr(_REASON, reason)
-            study.tell(ticket.trial, state=TrialState.FAIL)
+    def tell(
+        self,
+        ticket: Ticket,
+        metrics: Mapping[str, float] | None,
+        reason: str = "",
+        *,
+        pruned: bool = False,
+    ) -> None:
+        """End a slot: with the metrics of its run, or without and with the reason."""
+        trial, study = ticket.trial, self._studies[ticket.arm.name]
+        values = [metrics[m] for m in ticket.arm.objectives] if metrics is not None else []
+        excess = self.sweep.search.excess(metrics or {})
+        if not all(map(math.isfinite, (*values, *excess.values()))):
+            reason = f"an objective is not finite: {values}"
+            metrics, excess = None, {}
+        if pruned:
+            excess = excess_when_pruned(trial)
+        for metric, value in excess.items():
+            trial.set_constraint(metric, value)
+        if metrics is not None:
+            study.tell(trial, values)
         else:
-            study.tell(ticket.trial, list(values))
+            trial.set_user_attr(_REASON, reason)
+            study.tell(trial, state=TrialState.PRUNED if pruned else TrialState.FAIL)
+
+    def verdict(self, ticket: Ticket, folder: Path) -> str:
+        """Why a trial is to be stopped, by what its run folder holds now; "" lets it go on."""
+        return self._pruner.verdict(ticket.arm, ticket.trial, folder)
 
     def interrupt(self, ticket: Ticket) -> None:
         """Give back a trial that was stopped on purpose; its slot is asked for again."""
@@ -128,9 +236,18 @@ class Search:
             metrics = self.arms[name].objectives
             for trial in study.get_trials(deepcopy=False):
                 if _is_final(trial):
-                    values = dict(zip(metrics, trial.values or (), strict=False))
-                    reason = trial.user_attrs.get(_REASON, "")
-                    found.append(Ended(name, trial.user_attrs[_SLOT], values, reason))
+                    attrs = trial.user_attrs
+                    found.append(
+                        Ended(
+                            arm=name,
+                            slot=attrs[_SLOT],
+                            state=_STATES[trial.state],
+                            values=dict(zip(metrics, trial.values or (), strict=False)),
+                            reason=attrs.get(_REASON, ""),
+                            drawn=attrs[_DRAWN],
+                            excess=trial.constraints,
+                        )
+                    )
         return found
 
     def running(self) -> list[tuple[str, int]]:
@@ -153,25 +270,34 @@ class Search:
         trial.set_user_attr(_REASON, _INTERRUPTED)
         trial.study.tell(trial, state=TrialState.FAIL)
 
-    def _queue_again(self, study: optuna.Study, slot: int) -> None:
+    def _queue(self, study: optuna.Study, slot: int, grid: Sequence[dict[str, Any]] | None) -> None:
         """Let the next trial have what an interrupted one of this slot had, if all was drawn.
 
         A trial lost in the middle of its draws draws again from the start: the same numbers.
+        On a grid, which an arm may go through several times, the slot says what it has.
         """
         own = [t for t in study.get_trials(deepcopy=False) if t.user_attrs.get(_SLOT) == slot]
-        drawn = [trial for trial in own if _DRAWN in trial.user_attrs]
         # One that waits already was queued by an owner that died before it could ask.
-        if drawn and not any(trial.state == TrialState.WAITING for trial in own):
-            study.enqueue_trial(drawn[-1].params, user_attrs={_SLOT: slot})
+        if any(trial.state == TrialState.WAITING for trial in own):
+            return
+        drawn = [trial for trial in own if _DRAWN in trial.user_attrs]
+        if drawn:
+            attrs = drawn[-1].user_attrs
+            verdicts = {key: value for key, value in attrs.items() if key.startswith(RUNG)}
+            study.enqueue_trial(drawn[-1].params, user_attrs={_SLOT: slot, **verdicts})
+        elif grid:
+            study.enqueue_trial(grid[slot % len(grid)], user_attrs={_SLOT: slot})
+
+
+def _open(runs: Path) -> optuna.storages.BaseStorage:
+    return optuna.storages.RDBStorage(storage_url(runs))
+
+
+def _draw(sweep: Sweep, arm: PlannedArm, trial: BaseTrial) -> list[str]:
+    """Let a trial suggest what is searched; the overrides of it that the arm reads."""
+    space = sweep.searched.only(keys(arm.cfg))
+    return that_are_read(arm.cfg, space.suggest(trial, sweep.settings(arm.name)))
 
 
 def _is_final(trial: FrozenTrial) -> bool:
     return trial.state.is_finished() and trial.user_attrs.get(_REASON) != _INTERRUPTED
-
-
-def _sampler(seed: int, slot: int) -> optuna.samplers.BaseSampler:
-    """One seed a slot, the same for all arms, and the same however often the sweep was stopped."""
-    mixed = int.from_bytes(hashlib.sha256(f"{seed}/{slot}".encode()).digest()[:4])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(seed=mixed, multivariate=True, group=True)

@@ -20,6 +20,7 @@ when:
   selection=descend: ["selection.k=choice(1, 2)"]
 """
 
+import os
 import re
 from collections.abc import Mapping
 from functools import cached_property
@@ -35,10 +36,12 @@ from pydantic import (
 
 from hmoe.config import RunName, expand, literal, parse
 from hmoe.errors import ConfigError, nearest
-from hmoe.study.controls import CONTROLS, with_control
+from hmoe.study.controls import CONTROLS, check_family, with_control
 from hmoe.study.space import Space, parse_space, settings_of
 
 Direction = Literal["minimize", "maximize"]
+# What arms can be matched on: `hmoe.study.contract.Spend` says what each is.
+Match = Literal["active_params", "total_params", "train_flops", "tokens", "seconds"]
 
 
 def _override(text: str) -> str:
@@ -91,6 +94,8 @@ class _Section(BaseModel):
 class Arm(_Section):
     """One architecture in the comparison; the plan turns `dial` until the arm fits the contract.
 
+    An arm without one gets the contract's own dial where it needs it: see `hmoe.study.contract`.
+
     Attributes:
         control: the name of a control; the arm then is that of another: its overrides, then those
             of the control, then its own.
@@ -115,9 +120,9 @@ class Arm(_Section):
 
 
 class Contract(_Section):
-    """Every arm must cost what `reference` costs in `match`, up to a share of `tolerance`."""
+    """Every arm must spend what `reference` spends of `match`, up to a share of `tolerance`."""
 
-    match: Literal["active_params", "params", "flops_per_token"]
+    match: Match
     reference: str
     tolerance: float = Field(default=0.02, ge=0, lt=1)
 
@@ -152,6 +157,18 @@ class Search(_Section):
     sampler: Literal["tpe", "nsga2", "random", "grid"] = "tpe"
     bounds: dict[str, float] = {}
     pruning: Pruning | None = None
+
+    def excess(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """By how much each bounded metric is beyond its bound; 0 or less is within.
+
+        A metric that an arm does not have, as a dense control has no load, has no bound to meet.
+        """
+        sign = {"minimize": 1, "maximize": -1}
+        return {
+            metric: sign[_direction(metric)] * (metrics[metric] - worst)
+            for metric, worst in self.bounds.items()
+            if metric in metrics
+        }
 
 
 class Confirm(_Section):
@@ -200,7 +217,7 @@ class Sweep(_Section):
             )
         self._check_trials()
         self._check_confirm()
-        self._check_controls()
+        check_family({name: arm.of for name, arm in self.arms.items()})
         for metric in self.search.bounds:
             _direction(metric)
         for arm in self.arms:
@@ -232,22 +249,6 @@ class Sweep(_Section):
                     f" Arms: {', '.join(self.arms)}."
                 )
 
-    def _check_controls(self) -> None:
-        for arm, section in self.arms.items():
-            above = [arm]
-            while (of := self.arms[above[-1]].of) is not None:
-                if of not in self.arms:
-                    raise ValueError(
-                        f"arms.{above[-1]}.of={of}: is not an arm.{nearest(of, self.arms)}"
-                        f" Arms: {', '.join(self.arms)}."
-                    )
-                if of in above:
-                    raise ValueError(
-                        f"arms.{arm}.of={section.of}: goes round in a circle:"
-                        f" {' of '.join([*above, of])}"
-                    )
-                above.append(of)
-
     def _check_arm(self, arm: str) -> None:
         settings = self.settings(arm)
         searched = self.searched.reachable(settings).keys()
@@ -278,6 +279,11 @@ class Sweep(_Section):
     def trials_per_arm(self) -> int:
         """The equal share of the budget."""
         return self.budget.trials // len(self.arms)
+
+    @property
+    def threads(self) -> int:
+        """Of a worker: two processes with two threads each would fight over two cores."""
+        return max(1, (os.cpu_count() or 1) // self.workers)
 
     def arm_overrides(self, arm: str) -> list[str]:
         """The overrides of an arm, those common to all arms first.

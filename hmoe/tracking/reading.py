@@ -16,7 +16,8 @@ from hmoe.errors import ConfigError, nearest
 from hmoe.tracking.client import PARENT, artifact_root, check_store, open_client, search
 from hmoe.tracking.record import STATUS
 
-_KIND = "tags.`hmoe.kind` = 'sweep'"
+_SWEEP = "sweep"
+_KIND = f"tags.`hmoe.kind` = '{_SWEEP}'"
 
 
 class Point(NamedTuple):
@@ -193,6 +194,31 @@ def with_history(runs: Path, study: Study, keys: Iterable[str]) -> Study:
     return replace(
         study, runs=tuple(replace(r, history=_history(client, r, wanted)) for r in study.runs)
     )
+
+
+def find_run(runs: Path, name: str) -> Run:
+    """The run of an id or of a name; of `study/name` where several studies have that name.
+
+    Raises:
+        ConfigError: there is no store, no such run, or several.
+    """
+    check_store(runs)
+    client = open_client(runs)
+    studies = {e.experiment_id: e.name for e in client.search_experiments()}
+    kept = search(client, list(studies), f"tags.`hmoe.kind` != '{_SWEEP}'")
+    known = [(f"{studies[run.info.experiment_id]}/{run.info.run_name}", run) for run in kept]
+    found = {full: run for full, run in known if name in (run.info.run_id, run.info.run_name, full)}
+    if len(found) == 1:
+        return _run(next(iter(found.values())), runs)
+    if found:
+        raise ConfigError(f"run = {name!r}: there are {', '.join(found)}; say which.")
+    names = [full.partition("/")[2] for full, _ in known]
+    raise ConfigError(f"run = {name!r}: no run in {runs.resolve()} has it.{nearest(name, names)}")
+
+
+def run_folder_of(runs: Path, run: Run) -> Path:
+    """Where a run wrote its files."""
+    return runs / run.tags["hmoe.folder"]
 
 
 def _contract(tag: Mapping[str, Any]) -> Contract | None:

@@ -197,6 +197,10 @@ class Store:
         self._set(run_id, tags=tags, params=chosen_params(config))
         self._client.set_terminated(run_id, STATUS[state], end_time=round(1000 * ended))
 
+    def tag_study(self, run_id: str, tags: Mapping[str, Any]) -> None:
+        """Set tags of the parent run of a study that are known only later."""
+        self._set(run_id, tags=tags)
+
     def finish_study(self, run_id: str, *, state: str) -> None:
         """Close the parent run of a study."""
         _check_state(state)

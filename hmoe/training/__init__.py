@@ -5,30 +5,46 @@ from hmoe.training.em import fit
 from hmoe.training.folder import changed_settings, held
 from hmoe.training.learner import Learner, stretches
 from hmoe.training.options import AdamW, TrainerOptions
+from hmoe.training.probe import Probe, probe, shortened
 from hmoe.training.process import keep_memory, spared_collection
 from hmoe.training.progress import EpochBar
+from hmoe.training.repro import Check, check_run
 from hmoe.training.tasks import competitive, own
-from hmoe.training.train import Parts, assemble, make_trainer, provenance, train, validation_metrics
+from hmoe.training.train import (
+    Parts,
+    assemble,
+    make_trainer,
+    provenance,
+    tokens_per_step,
+    train,
+    validation_metrics,
+)
 
 __all__ = [
     "AdamW",
+    "Check",
     "Child",
     "EpochBar",
     "Learner",
     "Parts",
+    "Probe",
     "TrainerOptions",
     "assemble",
     "changed_settings",
+    "check_run",
     "competitive",
     "fit",
     "held",
     "keep_memory",
     "make_trainer",
     "own",
+    "probe",
     "provenance",
+    "shortened",
     "spared_collection",
     "start_server",
     "stretches",
+    "tokens_per_step",
     "train",
     "validation_metrics",
     "write_failure",

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
@@ -154,7 +155,7 @@ def train(
                 learner.final["diverged_at_step"] = float(trainer.global_step)
                 print(reason, file=sys.stderr)
         model_cost = cost(parts.model)
-        tokens = trainer.global_step * _tokens_per_step(parts.data)
+        tokens = trainer.global_step * tokens_per_step(parts.data)
         result = {
             "state": state,
             "reason": reason,
@@ -162,7 +163,7 @@ def train(
             "metrics": learner.final | best(run / "events.jsonl"),
             "cost": asdict(model_cost)
             | {
-                "train_flops": 3 * model_cost.flops_per_token * tokens,
+                "train_flops": model_cost.train_flops(tokens),
                 "tokens": tokens,
                 "seconds": checkpoints.seconds(),
             },
@@ -214,6 +215,11 @@ def validation_metrics(parts: Parts) -> set[str]:
     return keys
 
 
+def tokens_per_step(data: pl.LightningDataModule) -> int:
+    """Tokens of a batch: vectors, or positions of windows. Reads no data."""
+    return data.batch_size * (data.context if data.input_kind == "tokens" else 1)
+
+
 def make_trainer(options: TrainerOptions, run: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
     """The Lightning trainer of a run: endless stretches of batches, counted in steps, quiet."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -247,7 +253,7 @@ def best(events: Path) -> dict[str, float]:
 
 
 def provenance() -> dict[str, Any]:
-    """Where the code and its libraries stood: commit, dirtiness, versions, hardware."""
+    """Where the code and its libraries stood: commit, dirtiness, lock, versions, hardware."""
     here = Path(__file__).parent
 
     def git(*words: str) -> str | None:
@@ -259,10 +265,12 @@ def provenance() -> dict[str, Any]:
 
     status = git("status", "--porcelain", "--untracked-files=no")
     packages = ("hmoe", "torch", "pytorch-lightning", "torchmetrics", "hydra-core")
+    lock = here.parents[1] / "requirements.lock"
     hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
     return {
         "git_commit": git("rev-parse", "HEAD"),
         "git_dirty": None if status is None else bool(status),
+        "lock_digest": sha256(lock.read_bytes()).hexdigest() if lock.exists() else None,
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
         "hardware": f"{hardware}, {os.cpu_count()} CPU cores",
     }
@@ -280,9 +288,3 @@ def _check(cfg: DictConfig) -> None:
             f"are {data.input_kind}. Use model=transformer for tokens, model=mlp for vectors."
         )
     check(cfg)
-
-
-def _tokens_per_step(data: pl.LightningDataModule) -> int:
-    """Tokens of a batch: vectors, or positions of windows."""
-    x = data.train_batch(0)["x"]
-    return x.shape[0] if data.input_kind == "vectors" else x.numel()

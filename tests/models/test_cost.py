@@ -70,7 +70,7 @@ def test_a_small_mixture_by_hand(gate, gate_params: int, gate_flops: int) -> Non
     expert = 3 * 8 * 16  # into the gate and up, out again
     rest = (5 * 8 + 8) + 2 * 8 + 8 + (8 * 3 + 3)  # embed, two norms, norm, head
     assert cost(model) == Cost(
-        params=rest + 2 * (gate_params + 4 * expert),
+        total_params=rest + 2 * (gate_params + 4 * expert),
         active_params=rest + 2 * (gate_params + expert),
         gate_params=2 * gate_params,
         flops_per_token=2 * 5 * 8 + 2 * (gate_flops + 2 * expert) + 2 * 8 * 3,
@@ -96,7 +96,7 @@ def test_a_lazy_gate_costs_what_it_looks_at() -> None:
     # that all 12 are scored.
     met, compared, nodes = 4 + 2 * 3 + 2, 4 + 12 + 2, 4 + 12 + 24
     assert cost(model) == Cost(
-        params=rest + nodes * 9 + 24 * expert,
+        total_params=rest + nodes * 9 + 24 * expert,
         active_params=rest + met * 9 + 2 * expert,
         gate_params=nodes * 9,
         flops_per_token=2 * 5 * 8 + 2 * (compared * 8 + 2 * expert) + 2 * 8 * 3,
@@ -138,7 +138,7 @@ def test_a_small_transformer_by_hand() -> None:
     # A lookup is no product; 32 scores of 8 products each, and as many to weigh the values.
     products = 2 * attention + 2 * 8 * 24 + 4 * 8 + 2 * expert + 8 * 12 + 2 * (32 * 8 + 32 * 8)
     assert cost(model) == Cost(
-        params=met + 4 * expert,
+        total_params=met + 4 * expert,
         active_params=met + 2 * expert,
         gate_params=gate,
         flops_per_token=2 * products,
@@ -151,7 +151,7 @@ def test_a_small_transformer_by_hand() -> None:
 def test_a_dense_control_is_all_active_and_has_no_gate(model: str) -> None:
     network = MODELS[model](ffn=dense())
     found = cost(network)
-    assert found.params == found.active_params == sum(p.numel() for p in network.parameters())
+    assert found.total_params == found.active_params == sum(p.numel() for p in network.parameters())
     assert (found.gate_params, found.num_mixtures, found.experts_per_token) == (0, 0, 0.0)
 
 
@@ -165,12 +165,12 @@ def test_parameters_are_the_real_ones_and_active_those_a_token_moves(
 ) -> None:
     network = MODELS[model](ffn=mixture(tree, selection) if tree else dense())
     found = cost(network)
-    assert found.params == sum(p.numel() for p in network.parameters())
+    assert found.total_params == sum(p.numel() for p in network.parameters())
     x = torch.randn(1, 5) if model == "mlp" else torch.randint(0, 11, (1, 1))
     output, routings = network(x)
     output.square().sum().backward()
     mixtures = [m for m in network.modules() if isinstance(m, HMoE)]
-    moved, expected = found.params, found.active_params
+    moved, expected = found.total_params, found.active_params
     for layer, routing in zip(mixtures, routings, strict=True):
         in_experts = [p.grad for p in layer.experts.parameters()]
         moved -= sum((grad == 0).sum().item() for grad in in_experts)
@@ -194,7 +194,7 @@ def test_shared_experts_and_units_of_their_own_by_hand() -> None:
     rest = (5 * 8 + 8) + 8 + 8 + (8 * 3 + 3)
     gate, small, large = 6 * 8 + 6, 2 * 8 * 8, 2 * 8 * 16
     found = cost(model)
-    assert found.params == rest + gate + 2 * small + 2 * large + 3 * small
+    assert found.total_params == rest + gate + 2 * small + 2 * large + 3 * small
     # At even load a row meets the mean of the experts; a token passes company and one department.
     met = (small + large) / 2 + small + small
     assert found.active_params == rest + gate + met

@@ -68,7 +68,7 @@ def test_cost_by_hand() -> None:
     found = cost(make(Tree.from_spec([2, 2])))
     gate, experts = 6 * 5 + 6, 4 * (5 * 3 + 3)
     assert found == Cost(
-        params=gate + experts,
+        total_params=gate + experts,
         active_params=gate + experts,
         gate_params=gate,
         flops_per_token=2 * (6 * 5 + 4 * 5 * 3),
@@ -82,7 +82,7 @@ def test_flops_are_those_torch_counts(tree: Tree) -> None:
     with FlopCounterMode(display=False) as counter:
         model(torch.randn(4, 5))
     assert counter.get_total_flops() == 4 * cost(model).flops_per_token
-    assert cost(model).params == sum(p.numel() for p in model.parameters())
+    assert cost(model).total_params == sum(p.numel() for p in model.parameters())
 
 
 def test_it_is_described_with_its_tree() -> None:

@@ -1,4 +1,4 @@
-"""The report of a made-up study of five arms, written once."""
+"""Reports of a made-up study of five arms, written once."""
 
 import pytest
 
@@ -12,3 +12,11 @@ def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     fake_study(folder / "runs")
     return write_report(folder / "runs", "fake", folder / "out")
+
+
+@pytest.fixture(scope="session")
+def confirmed_report(tmp_path_factory):
+    """Path of report.html of the same study, confirmed on six seeds, with figures for print."""
+    folder = tmp_path_factory.mktemp("confirmed")
+    fake_study(folder / "runs", confirm_seeds=6)
+    return write_report(folder / "runs", "fake", folder / "out", paper=True)

@@ -2,7 +2,18 @@
 
 import pytest
 
-from hmoe.report.numbers import NOTHING, THIN, count, duration, moment, number, percent, plus_minus
+from hmoe.report.numbers import (
+    NOTHING,
+    THIN,
+    count,
+    duration,
+    interval,
+    moment,
+    number,
+    p_value,
+    percent,
+    plus_minus,
+)
 
 
 @pytest.mark.parametrize(
@@ -64,3 +75,20 @@ def test_durations(seconds, text):
 def test_moments_and_counts():
     assert moment(0) == "1970-01-01 00:00 UTC"
     assert (count(1, "seed"), count(2, "seed")) == ("1 seed", "2 seeds")
+
+
+def test_the_width_of_an_interval_decides_its_decimals():
+    minus = "\u2212"
+    # Half of it is 0.0073: two digits of that end at the fourth decimal.
+    assert interval(0.0031, -0.0042, 0.0104) == f"+0.0031 [{minus}0.0042, +0.0104]"
+    assert interval(12.0, -30.0, 54.0) == f"+12 [{minus}30, +54]"
+    assert interval(0.0, 0.0, 0.0) == "0 [0, 0]"
+    assert interval(-0.001, -0.9, 0.9) == f"+0.00 [{minus}0.90, +0.90]"  # no minus before a zero
+    assert interval(None) == NOTHING
+
+
+def test_p_values():
+    assert [p_value(p) for p in (1, 0.07775, 0.0005, 0.00049, 0)] == [
+        *("1.000", "0.078", "0.001"),
+        *(f"<{THIN}0.001",) * 2,
+    ]

@@ -10,6 +10,7 @@ from plotly.offline import get_plotlyjs
 from hmoe.errors import ConfigError
 from hmoe.report import write_report
 from hmoe.report.page import html, readme
+from hmoe.tracking import Confirmation, Contract
 from tests.report.hand import curve, level, make_run, make_study
 
 EVIL = '<script>alert("x")</script>'
@@ -60,7 +61,7 @@ def test_the_page_holds_all_its_parts(page):
     ):
         assert text in page, text
     assert set(figures(page)) == {
-        *("pareto", "quality-curve", "balance-curve"),
+        *("pareto", "quality-curve", "balance-curve", "hypervolume", "importance", "timeline"),
         *(f"load-{i}" for i in range(4)),
     }
     assert '<td class="n">0.001<td' in page
@@ -70,6 +71,52 @@ def test_the_page_holds_all_its_parts(page):
 def test_a_broken_contract_shows_a_red_banner_and_a_kept_one_does_not(page):
     assert 'class="banner"' in page
     assert 'class="banner"' not in html(make_study([make_run("a", 1.0)]))
+
+
+def test_the_page_of_a_confirmed_study(confirmed_report):
+    page = confirmed_report.read_text()
+    for text in (
+        "Confirmed on 5 to 6 fresh paired seeds: in bits per byte (margin 0.02) ",
+        "<h2>Verdicts</h2>",
+        "lost: 1000",
+        "On the Pareto front",
+        "sha256 9f86d081884c",
+        "budget.trials: 9 -&gt; 15",
+        "company/seed_1005",
+        "Arms had unequal numbers of trials",
+    ):
+        assert text in page, text
+    forest = figures(page.replace(get_plotlyjs(), ""))["forest"]
+    seeds = [len(t["x"]) for t in forest["data"] if "error_x" not in t]
+    assert seeds == [6, 6, 6, 5, 6, 6, 5]  # four pairs in quality, three in balance, one seed lost
+    files = {
+        str(p.relative_to(confirmed_report.parent)) for p in confirmed_report.parent.rglob("*")
+    }
+    assert files == {
+        "README.md",
+        "report.html",
+        *("paper", "paper/forest.svg", "paper/pareto.svg"),
+    }
+
+
+def test_the_readme_of_a_confirmed_study_has_verdict_and_pairs(confirmed_report):
+    text = (confirmed_report.parent / "README.md").read_text()
+    assert "\n\nConfirmed on 5 to 6 fresh paired seeds: " in text
+    row = (
+        r"^\| two_level \| test/bits_per_byte \| better \| \u2212[\d.]+ \[.*\] \| 0\.02 \| 6 of 6 "
+    )
+    assert re.search(row, text, re.M)
+    assert re.search(r"^\| company \|.*\| 5 of 6 \(lost: 1000\) \|", text, re.M)
+    assert "- deviation from the registration: budget.trials" in text
+    assert "\n\n\n" not in text
+
+
+def test_runs_made_under_different_commits_show_a_red_banner():
+    commits = [{"mlflow.source.git.commit": c * 40} for c in "ab"]
+    runs = [make_run("a", 1.0, seed=i, tags=tags) for i, tags in enumerate(commits)]
+    assert "Not made alike" in html(make_study(runs))
+    assert "**Not made alike:** runs differ in git commits: aaaa" in readme(make_study(runs))
+    assert "Not made alike" not in html(make_study(runs[:1]))
 
 
 def test_names_are_escaped_everywhere():
@@ -87,9 +134,22 @@ def test_names_are_escaped_everywhere():
         history={"val/loss": curve(3, 2)},
         tags={"hmoe.reason": IMG, "hmoe.versions": json.dumps({EVIL: IMG})},
     )
+    confirms = [
+        make_run(arm, kind="confirm", seed=seed, name=EVIL, metrics={"final/test/loss": 1.0 + seed})
+        for arm in (EVIL, IMG)
+        for seed in (8, 9)
+    ]
     other = make_run(IMG, state="failed", params={EVIL: "1"}, tags={"hmoe.reason": EVIL})
     dense = make_run(EVIL + "2", 2.0)
-    study = make_study([run, other, dense], name=EVIL, question=IMG, command=EVIL)
+    study = make_study(
+        [run, other, dense, *confirms],
+        name=EVIL,
+        question=IMG,
+        command=EVIL,
+        contract=Contract("active_params", IMG, 0.02),
+        confirmation=Confirmation(2, {"val/loss": 0.1}, 0.05, ()),
+        tags={"hmoe.deviations": json.dumps([EVIL])},
+    )
     text = html(study).replace(get_plotlyjs(), "")
     assert text.count("<script>") == 2
     assert "<img" not in text

@@ -9,7 +9,6 @@ from hmoe.report.tables import (
     Spread,
     arm_rows,
     balance_rows,
-    contract_check,
     end_rows,
     load_rows,
     pareto_front,
@@ -18,7 +17,7 @@ from hmoe.report.tables import (
     value,
     varied_params,
 )
-from hmoe.tracking import Contract, Objective
+from hmoe.tracking import Objective
 from tests.report.hand import BALANCE, QUALITY, curve, level, make_run, make_study
 
 
@@ -31,9 +30,13 @@ def test_spread_by_hand():
 
 def test_arm_rows_by_hand():
     runs = [
-        make_run("flat", 3.0, 0.5, seed=0, tree="16", cost={"active_params": 10, "params": 40}),
+        make_run(
+            "flat", 3.0, 0.5, seed=0, tree="16", cost={"active_params": 10, "total_params": 40}
+        ),
         make_run("dense", 4.0),
-        make_run("flat", 1.0, 0.3, seed=1, tree="16", cost={"active_params": 20, "params": 40}),
+        make_run(
+            "flat", 1.0, 0.3, seed=1, tree="16", cost={"active_params": 20, "total_params": 40}
+        ),
         make_run("flat", seed=2, state="failed"),
         make_run("flat", 0.1, 0.1, kind="confirm"),
     ]
@@ -87,37 +90,6 @@ def test_pareto_front_when_quality_is_maximised():
     ]
     study = make_study(runs, objectives=(Objective("val/loss", "maximize"), BALANCE))
     assert [run.seed for run in pareto_front(study)] == [1, 3]
-
-
-def test_contract_by_hand():
-    runs = [
-        make_run("ref", cost={"active_params": 990}),
-        make_run("ref", cost={"active_params": 1010}),
-        make_run("near", cost={"active_params": 1020}),
-        make_run("far", cost={"active_params": 1000}, seed=0),
-        make_run("far", cost={"active_params": 970}, seed=1),
-        make_run("none", state="failed", cost={}),
-    ]
-    check = contract_check(make_study(runs, contract=Contract("active_params", "ref", 0.02)))
-    assert check is not None
-    assert (check.reference, check.reference_name) == (1000, "ref")
-    assert {row.arm: row.deviation and round(row.deviation, 6) for row in check.rows} == {
-        "ref": -0.01,
-        "near": 0.02,
-        "far": -0.03,
-        "none": None,
-    }
-    assert [row.arm for row in check.broken] == ["far"]
-    assert contract_check(make_study(runs, contract=None)) is None
-
-
-def test_a_contract_may_have_a_number_and_another_cost():
-    run = make_run("a", cost={"active_params": 5, "train_flops": 110})
-    check = contract_check(make_study([run], contract=Contract("train_flops", 100.0, 0.2)))
-    assert check is not None
-    (row,) = check.rows
-    assert (row.deviation, row.within) == (pytest.approx(0.1), True)
-    assert row.active_params == Spread(5, None, 5, 5, 1)
 
 
 def test_balance_rows_come_by_level_and_tell_the_last_once():

@@ -2,15 +2,19 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from hmoe.config import compose
 from hmoe.errors import ConfigError
 from hmoe.models import cost
 from hmoe.study import PlannedArm, Sweep, load_sweep, plan_arms
+from hmoe.study.contract import Spend
+from hmoe.study.spec import Match
 from hmoe.training import assemble
 
 TEXT = """\
@@ -60,16 +64,22 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PlannedArm]:
     return planned(tmp_path_factory.mktemp("sweeps"))
 
 
+def spent(cfg: DictConfig, match: str) -> float:
+    """What a run of a configuration spends of what does not need a clock."""
+    found = cost(assemble(cfg, device="meta").model)
+    tokens = cfg.trainer.max_steps * cfg.data.batch_size * cfg.data.get("context", 1)
+    return found.train_flops(tokens) if match == "train_flops" else getattr(found, match)
+
+
 def check_neighbours(arm: PlannedArm, dial: str, match: str, target: float) -> None:
     """No other multiple of 8 beside the dial is closer to the target."""
     width = OmegaConf.select(arm.cfg, dial)
     assert width % 8 == 0
-    found = abs(getattr(arm.cost, match) - target)
+    found = abs(getattr(arm.spend, match) - target)
     for neighbour in {max(8, width - 8), width + 8}:
         cfg = arm.cfg.copy()
         OmegaConf.update(cfg, dial, neighbour)
-        elsewhere = getattr(cost(assemble(cfg, device="meta").model), match)
-        assert abs(elsewhere - target) >= found
+        assert abs(spent(cfg, match) - target) >= found
 
 
 # ------------------------------------------------------------------ by hand
@@ -158,11 +168,11 @@ def test_no_neighbour_of_a_dial_is_closer(plan: dict[str, PlannedArm], name: str
     check_neighbours(plan[name], "experts.hidden_dim", "active_params", FLAT)
 
 
-@pytest.mark.parametrize("match", ["params", "flops_per_token"])
-def test_no_neighbour_of_a_dial_is_closer_in_other_costs(tmp_path: Path, match: str) -> None:
+@pytest.mark.parametrize("match", ["total_params", "train_flops"])
+def test_no_neighbour_of_a_dial_is_closer_in_other_quantities(tmp_path: Path, match: str) -> None:
     arms = planned(tmp_path, ("active_params", match), arms=DENSE)
-    target = getattr(arms["flat"].cost, match)
-    assert arms["dense"].deviation == pytest.approx(getattr(arms["dense"].cost, match) / target - 1)
+    target = getattr(arms["flat"].spend, match)
+    assert arms["dense"].deviation == getattr(arms["dense"].spend, match) / target - 1
     check_neighbours(arms["dense"], "experts.hidden_dim", match, target)
 
 
@@ -200,7 +210,8 @@ def test_all_arms_that_miss_the_reference_are_named_with_their_values(tmp_path: 
         "company": SHARED + 2 * (23 * 33 + 64 * 128),
     }
     missed = "; ".join(
-        f"arm '{name}' has {value:,} ({value / FLAT - 1:+.1%})" for name, value in found.items()
+        f"arm '{name}' has {value:,} ({value / FLAT - 1:+.1%}) and no dial to turn"
+        for name, value in found.items()
     )
     message = (
         f"sweep which: contract.match = active_params of 'flat' is {FLAT:,}, but {missed}, beyond "
@@ -208,7 +219,20 @@ def test_all_arms_that_miss_the_reference_are_named_with_their_values(tmp_path: 
         "sizes, or widen the tolerance."
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
-        planned(tmp_path, (DIAL, ""))
+        planned(tmp_path, (f"]{DIAL}", ", experts.hidden_dim=128]"))
+
+
+def test_an_arm_that_no_width_matches_is_told_with_the_nearest(tmp_path: Path) -> None:
+    """Of two experts of width 1 with k = 1 and their gate, 2 * 33 + 64; a dense 8 has 512."""
+    small = "[tree=flat, 'tree.spec=[2]', selection=descend, experts.implementation=loop, "
+    change = ("[tree=flat]", small + "experts.hidden_dim=1]")
+    target, nearest = SHARED + 2 * (2 * 33 + 64), SHARED + 2 * 64 * 8
+    message = (
+        f"of 'flat' is {target:,}, but arm 'dense' has {nearest:,} ({nearest / target - 1:+.1%}) "
+        "at the nearest, experts.hidden_dim=8, beyond"
+    )
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        planned(tmp_path, change, arms=DENSE)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +270,155 @@ def test_an_arm_that_does_not_compose_is_named(tmp_path: Path, override: str, me
         planned(tmp_path, change, arms=DENSE)
 
 
-def test_a_contract_on_what_no_model_tells_is_refused(tmp_path: Path) -> None:
-    message = "contract.match=train_flops: must be 'active_params', 'params' or 'flops_per_token'"
+def test_a_contract_on_something_else_is_refused_with_the_five(tmp_path: Path) -> None:
+    message = (
+        "contract.match=params: must be 'active_params', 'total_params', 'train_flops', 'tokens' "
+        "or 'seconds'"
+    )
     with pytest.raises(ConfigError, match=re.escape(message)):
-        sweep(tmp_path, ("active_params", "train_flops"))
+        sweep(tmp_path, ("active_params", "params"))
+
+
+# ------------------------------------------------------------------ the five quantities, by hand
+
+STEPS = ("model.dim=32]", "model.dim=32, trainer.max_steps=300]")
+
+
+def test_what_a_run_spends_by_hand(tmp_path: Path) -> None:
+    """300 steps of 64 vectors. A feed-forward: 16 gate rows of 32, two experts of 2 * 32 * 128."""
+    spend = planned(tmp_path, STEPS, arms=["flat"])["flat"].spend
+    products = 64 * 32 + 2 * (16 * 32 + 2 * 64 * 128) + 32 * 10
+    assert spend == Spend(
+        active_params=FLAT,
+        total_params=SHARED + 2 * (16 * 33 + 16 * 64 * 128),
+        train_flops=3 * 2 * products * 300 * 64,
+        tokens=300 * 64,
+        seconds=None,
+    )
+
+
+def test_the_quantities_are_those_that_a_contract_may_name() -> None:
+    assert tuple(field.name for field in fields(Spend)) == get_args(Match)
+
+
+@pytest.mark.parametrize(
+    ("match", "width", "deviation"),
+    [
+        # 16 rows of 32 products and two experts are as much as a width of 264: biases cost none.
+        ("train_flops", 264, 0.0),
+        # 16 rows of 33 and 16 experts of 64 * 128 are 64 * 2056.25.
+        ("total_params", 2056, -2 * 16 / (SHARED + 2 * 64 * 2056.25)),
+    ],
+)
+def test_widths_by_hand(tmp_path: Path, match: str, width: int, deviation: float) -> None:
+    dense = planned(tmp_path, ("active_params", match), arms=DENSE)["dense"]
+    assert (dense.cfg.experts.hidden_dim, dense.dial) == (width, "experts.hidden_dim")
+    assert dense.deviation == pytest.approx(deviation, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("batch", "steps", "tokens"),
+    # The reference reads 300 * 64 = 19,200 vectors.
+    [(16, 1200, 19200), (128, 150, 19200), (100, 192, 19200), (90, 213, 19170)],
+)
+def test_tokens_are_matched_by_steps_of_one(
+    tmp_path: Path, batch: int, steps: int, tokens: int
+) -> None:
+    """By the contract's own dial: the arm names none."""
+    bare = (f"none]{DIAL}", f"none, data.batch_size={batch}]")
+    dense = planned(tmp_path, STEPS, ("active_params", "tokens"), bare, arms=DENSE)["dense"]
+    assert (dense.cfg.trainer.max_steps, dense.spend.tokens) == (steps, tokens)
+    assert dense.dial == "trainer.max_steps"
+    assert dense.overrides[-1] == f"trainer.max_steps={steps}"
+
+
+def test_tokens_of_text_are_positions_of_windows(tmp_path: Path) -> None:
+    """300 windows' steps of 16 x 32 are 153,600 bytes; 8 x 24 are 192: 800 steps."""
+    change = (
+        "data=digits, model=mlp, model.dim=32]",
+        "data=stdlib, model=transformer, trainer.max_steps=300, data.batch_size=16]",
+    )
+    arms = planned(
+        tmp_path,
+        change,
+        ("val/accuracy", "val/loss"),
+        ("active_params", "tokens"),
+        ("mlp_dense", "transformer_dense"),
+        (f"none]{DIAL}", "none, data.batch_size=8, data.context=24]"),
+        ("[tree=flat]", "[tree=flat, data.context=32]"),
+        arms=DENSE,
+    )
+    assert arms["dense"].cfg.trainer.max_steps == 800
+    assert arms["dense"].spend.tokens == arms["flat"].spend.tokens == 153_600
+
+
+def test_flops_may_be_matched_by_steps(tmp_path: Path) -> None:
+    """The dense arm of width 128 costs less a token, and trains longer."""
+    turned = (f"none]{DIAL}", "none, experts.hidden_dim=128], dial: trainer.max_steps")
+    arms = planned(tmp_path, STEPS, ("active_params", "train_flops"), turned, arms=DENSE)
+    flat, dense = (64 * 32 + 2 * (16 * 32 + 2 * 64 * 128) + 320, 64 * 32 + 2 * 64 * 128 + 320)
+    assert arms["dense"].cfg.trainer.max_steps == round(300 * flat / dense)
+
+
+def test_seconds_are_matched_by_steps(tmp_path: Path) -> None:
+    """300 steps of 0.1 s take 32 s with a start of 2 s; so do 120 of 0.25 s."""
+    changes = (STEPS, ("active_params", "seconds"), ("tree=flat", "tree=flat, model.depth=1"))
+    seen = sweep(tmp_path, *changes, (f"none]{DIAL}", "none, model.depth=3]"), arms=DENSE)
+
+    def seconds(cfg: DictConfig) -> float:
+        return 2 + cfg.trainer.max_steps * {1: 0.1, 3: 0.25}[cfg.model.depth]
+
+    flat, dense = sorted(plan_arms(seen, seconds), key=lambda arm: arm.name)[::-1]
+    assert (flat.cfg.trainer.max_steps, dense.cfg.trainer.max_steps) == (300, 120)
+    assert flat.spend.seconds == dense.spend.seconds == 32
+    with pytest.raises(ConfigError, match=r"contract\.match = seconds: how long an arm takes"):
+        plan_arms(seen)
+
+
+def test_seconds_are_matched_by_nothing_but_steps(tmp_path: Path) -> None:
+    message = "with contract.match = seconds it must be trainer.max_steps"
+    with pytest.raises(ConfigError, match=message):
+        plan_arms(sweep(tmp_path, ("active_params", "seconds"), arms=DENSE), lambda cfg: 1.0)
+
+
+# ------------------------------------------------------------------ whose dial
+
+
+def test_an_arm_without_a_dial_gets_the_width_of_its_experts(tmp_path: Path) -> None:
+    arms = planned(tmp_path, (DIAL, ""))
+    assert {name: arm.cfg.experts.hidden_dim for name, arm in arms.items()} == {
+        "dense": 264,
+        "flat": 128,
+        "grid": 168,
+        "company": 256,
+    }
+
+
+def test_an_arm_without_a_dial_that_fits_is_left_alone(tmp_path: Path) -> None:
+    """Half as much is within a half; turned, it would be 264."""
+    changes = ((f"none]{DIAL}", "none]"), ("0.02", "0.5"))
+    dense = planned(tmp_path, *changes, arms=DENSE)["dense"]
+    assert (dense.cfg.experts.hidden_dim, dense.dial) == (128, "")
+
+
+# ------------------------------------------------------------------ arms that are one
+
+
+def test_arms_that_are_one_are_named(tmp_path: Path) -> None:
+    """Written differently, and one by its dial: what they come to counts."""
+    twin = "  twin: {overrides: [tree=grid, experts=swiglu, selection=descend]}\n"
+    changes = (ARMS["grid"], ARMS["grid"] + twin)
+    message = "sweep which: arms 'grid' and 'twin' are one: with the same configuration"
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+        planned(tmp_path, changes, ("trials: 8", "trials: 6"), arms=["flat", "grid"])
+
+
+def test_arms_that_search_differently_are_two(tmp_path: Path) -> None:
+    """A condition looks at what an arm says, and `tree=grid` is what only one of them says."""
+    twin = "  twin: {overrides: ['tree.spec=[4,4]', experts=swiglu, selection=descend]}\n"
+    changes = (ARMS["grid"], ARMS["grid"] + twin)
+    space = ("arms:\n", "when: {tree=grid: ['optim.lr=choice(1e-3, 1e-2)']}\narms:\n")
+    more = ("trials: 8", "trials: 6")
+    assert len(planned(tmp_path, changes, space, more, arms=["flat", "grid"])) == 3
+    with pytest.raises(ConfigError, match="are one"):
+        planned(tmp_path, changes, more, arms=["flat", "grid"])

@@ -32,6 +32,7 @@ from tests.tracking.fake import empty_store
 
 SLOTS = {"dense": 2, "tree": 2}
 ONE_ARM = ("arms={tree:{overrides:['tree.spec=[2,2]']}}", "budget.trials=1", "workers=1")
+CONFIRM = "confirm={margins:{val/loss:0.1}}"
 LONG = 400
 
 
@@ -90,7 +91,7 @@ def kill_once_saved(work: Work) -> bool:
 def done(tmp_path_factory) -> tuple[Path, list[Progress]]:
     """A finished sweep with two workers, and what it showed."""
     runs = tmp_path_factory.mktemp("sweep") / "runs"
-    return runs, sweep_in(runs)
+    return runs, sweep_in(runs, CONFIRM)
 
 
 def test_every_planned_trial_ends_once_in_both_stores(done):
@@ -126,7 +127,7 @@ def test_objectives_arms_and_settings_are_in_mlflow(done):
 
 def test_progress_counts_up_to_all_trials_and_all_steps(done):
     shown = done[1]
-    counts = [progress.done_trials for progress in shown]
+    counts = [progress.done_jobs for progress in shown]
     assert counts == sorted(counts)
     assert shown[-1] == Progress(shown[-1].message, 80, 80, 4, 4)
     messages = sorted(progress.message for progress in shown if progress.message)
@@ -140,7 +141,7 @@ def test_a_finished_sweep_is_left_as_it_is(done, monkeypatch):
     runs, _ = done
     ids = {run.info.run_id for run in mlflow_runs(runs, "tiny")[1]}
     monkeypatch.setattr(Work, "start", None)
-    sweep_in(runs)
+    sweep_in(runs, CONFIRM)
     assert_every_slot_ended_once(runs, "tiny", SLOTS)
     assert {run.info.run_id for run in mlflow_runs(runs, "tiny")[1]} == ids
 
@@ -166,11 +167,16 @@ def test_workers_share_the_cores(workers, tmp_path):
         ("contract.tolerance=0.09", r"contract\.tolerance: 0\.1 -> 0\.09"),
         ("seed=1", r"seed: 0 -> 1"),
         ("data.batch_size=32", r"overrides: \+ data\.batch_size=32"),
+        ("search={bounds:{val/loss:2.5}}", r"search\.bounds.val/loss: \(absent\) -> 2\.5"),
+        ("confirm={margins:{val/loss:0.2}}", r"confirm\.margins.val/loss: 0\.1 -> 0\.2"),
+        ("confirm={margins:{val/loss:0.1},alpha:0.01}", r"confirm\.alpha: 0\.05 -> 0\.01"),
+        ("confirm={margins:{val/loss:0.1},arms:[tree]}", r"confirm\.arms: null -> \['?tree"),
+        ("confirm=null", r"confirm\.margins.val/loss: 0\.1 -> \(absent\)"),
     ],
 )
 def test_another_plan_under_the_same_name_is_refused_with_the_difference(done, change, line):
     with pytest.raises(ConfigError, match=f"(?s)under another plan:\n.*{line}"):
-        sweep_in(done[0], change)
+        sweep_in(done[0], CONFIRM, change)
     assert_every_slot_ended_once(done[0], "tiny", SLOTS)
 
 
@@ -194,7 +200,7 @@ def test_a_second_start_is_told_that_the_first_runs(done):
     runs, _ = done
     told = rf"sweep=tiny: .*in use by process {os.getpid()}"
     with held(runs / "tiny", "it", "busy"), pytest.raises(ConfigError, match=told):
-        sweep_in(runs)
+        sweep_in(runs, CONFIRM)
     assert_every_slot_ended_once(runs, "tiny", SLOTS)
 
 
@@ -229,7 +235,7 @@ def test_a_trial_that_fails_is_told_with_its_reason_and_the_sweep_goes_on(tmp_pa
     _, children = mlflow_runs(tmp_path, "tiny")
     told = {run.info.run_name: run.data.tags.get("hmoe.reason", "") for run in children}
     assert told == {f"{arm}-{slot}": reason for (arm, slot), reason in reasons.items()}
-    assert shown[-1].done_trials == 8
+    assert shown[-1].done_jobs == 8
 
 
 def test_a_diverged_trial_fails_with_its_reason(tmp_path):

@@ -47,10 +47,10 @@ def again(plan, tmp_path, trials=None) -> Search:
     return new
 
 
-def quality(ticket: Ticket) -> list[float]:
-    """Objective values that are a function of what was drawn, as after training."""
-    lr = ticket.trial.params[LR]
-    return [abs(math.log(lr / 4e-3)), 1.0][: len(ticket.arm.objectives)]
+def quality(ticket: Ticket) -> dict[str, float]:
+    """Metrics that are a function of what was drawn, as after training."""
+    values = {"val/loss": abs(math.log(ticket.trial.params[LR] / 4e-3)), "val/load/cv/expert": 1.0}
+    return {metric: values[metric] for metric in ticket.arm.objectives}
 
 
 def drawn(ticket: Ticket) -> tuple:
@@ -162,39 +162,44 @@ def test_running_trials_count_as_begun(search):
 def test_a_dense_control_has_quality_alone(search):
     ticket = search.ask()
     assert (ticket.arm.name, ticket.arm.objectives) == ("dense", ("val/loss",))
-    search.tell(ticket, [0.5])
-    assert search.ended() == [Ended("dense", 0, {"val/loss": 0.5}, "")]
+    search.tell(ticket, {"val/loss": 0.5, "val/accuracy": 0.9})
+    assert search.ended() == [
+        Ended("dense", 0, "complete", {"val/loss": 0.5}, "", ticket.drawn, excess={})
+    ]
 
 
 def test_both_objectives_of_an_arm_with_gates_are_kept(search):
     search.ask()
     ticket = search.ask()
-    search.tell(ticket, [0.5, 0.25])
     values = {"val/loss": 0.5, "val/load/cv/expert": 0.25}
-    assert search.ended() == [Ended("tree", 0, values, "")]
+    search.tell(ticket, values)
+    assert search.ended() == [Ended("tree", 0, "complete", values, "", ticket.drawn, excess={})]
     assert search.running() == [("dense", 0)]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_an_objective_that_is_not_finite_fails_with_the_reason(search, bad):
     search.ask()
-    search.tell(search.ask(), [0.5, bad])
+    search.tell(search.ask(), {"val/loss": 0.5, "val/load/cv/expert": bad})
     (ended,) = search.ended()
-    assert ended == Ended("tree", 0, {}, f"an objective is not finite: [0.5, {bad}]")
+    assert (ended.arm, ended.slot, ended.state, ended.values) == ("tree", 0, "failed", {})
+    assert ended.reason == f"an objective is not finite: [0.5, {bad}]"
 
 
 def test_a_trial_without_values_fails_with_the_reason_and_its_slot_has_ended(search):
     search.tell(search.ask(), None, "out of memory")
-    assert search.ended() == [Ended("dense", 0, {}, "out of memory")]
+    (ended,) = search.ended()
+    assert (ended.arm, ended.slot, ended.state, ended.values) == ("dense", 0, "failed", {})
+    assert ended.reason == "out of memory"
     assert states(search) == {TrialState.FAIL: 1}
     assert (search.ask().arm.name, search.ask().slot) == ("tree", 1)
 
 
 def test_a_slot_ends_once(search):
     ticket = search.ask()
-    search.tell(ticket, [0.5])
+    search.tell(ticket, {"val/loss": 0.5})
     with pytest.raises(ValueError, match="Cannot tell a COMPLETE trial"):
-        search.tell(ticket, [0.25])
+        search.tell(ticket, {"val/loss": 0.25})
     assert [ended.values for ended in search.ended()] == [{"val/loss": 0.5}]
 
 

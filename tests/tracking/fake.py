@@ -177,17 +177,46 @@ def write_trial(folder: Path, arm: Arm, seed: int, lr: float, steps: int = 1000)
     )
 
 
-def fake_study(runs: Path, arms: Sequence[Arm] = ARMS, trials: int = 3, name: str = "fake") -> str:
-    """Write and upload a study in which one more trial of each of three arms went wrong."""
+def fake_study(
+    runs: Path,
+    arms: Sequence[Arm] = ARMS,
+    trials: int = 3,
+    name: str = "fake",
+    confirm_seeds: int = 0,
+) -> str:
+    """Write and upload a study in which one more trial of each of three arms went wrong.
+
+    With `confirm_seeds` all arms are confirmed against the second, on that many fresh seeds; the
+    last arm loses one.
+    """
     store = empty_store(runs)
+    tags: dict[str, Any] = {"mlflow.source.git.commit": COMMIT, "hmoe.git_dirty": True}
+    if confirm_seeds:
+        margins = {"val/bits_per_byte": 0.02, "val/load/cv/expert": 0.05}
+        tags["hmoe.confirm"] = {
+            "seeds": confirm_seeds,
+            "margins": margins,
+            "alpha": 0.05,
+            "arms": None,
+        }
+        tags["hmoe.registration"] = {
+            "digest": DIGEST,
+            "commit": COMMIT,
+            "time": "2026-09-21T13:46:40Z",
+        }
+        tags["hmoe.deviations"] = ["budget.trials: 9 -> 15"]
     parent = store.start_study(
         name,
         question="Does a tree of gates beat a flat gate at equal active parameters?",
         objectives=OBJECTIVES,
-        contract={"match": "active_params", "reference": arms[0].name, "tolerance": 0.02},
+        contract={
+            "match": "active_params",
+            "reference": arms[bool(confirm_seeds)].name,
+            "tolerance": 0.02,
+        },
         arms=[arm.name for arm in arms],
         command=f"hmoe sweep sweep={name} workers=2",
-        tags={"mlflow.source.git.commit": COMMIT, "hmoe.git_dirty": True},
+        tags=tags,
     )
     for arm in arms:
         for i in range(trials):
@@ -201,17 +230,48 @@ def fake_study(runs: Path, arms: Sequence[Arm] = ARMS, trials: int = 3, name: st
         write_events(folder, [event(50, train_loss=4.0), event(100, train_loss=3.0)])
         run = _start(store, folder, parent, name, arm, trials, 1e-2)
         store.finish(run, folder, state=state, reason=reason)
+    for arm in arms:
+        for seed in range(1000, 1000 + confirm_seeds):
+            folder = runs / name / "confirm" / arm.name / f"seed_{seed}"
+            _confirm(store, folder, parent, name, arm, seed, lost=(arm, seed) == (arms[-1], 1000))
     store.finish_study(parent, state="complete")
     return parent
 
 
+def _confirm(
+    store: Store, folder: Path, parent: str, study: str, arm: Arm, seed: int, *, lost: bool
+) -> None:
+    """A confirming run, whose test metrics are near those of validation; a lost one diverged."""
+    write_trial(folder, arm, seed, 2e-3)
+    run = _start(store, folder, parent, study, arm, seed, 2e-3, kind="confirm")
+    if lost:
+        store.finish(run, folder, state="diverged", reason="train/loss is nan at step 100")
+        return
+    result = json.loads((folder / "result.json").read_text())
+    shift = random.Random(seed).gauss(0, 0.03)  # shared by the arms, as data and order are
+    result["metrics"] |= {
+        f"test/{key.removeprefix('val/')}": x + shift
+        for key, x in result["metrics"].items()
+        if key.startswith("val/")
+    }
+    (folder / "result.json").write_text(json.dumps(result))
+    store.finish(run, folder, state="complete")
+
+
 def _start(
-    store: Store, folder: Path, parent: str, study: str, arm: Arm, seed: int, lr: float
+    store: Store,
+    folder: Path,
+    parent: str,
+    study: str,
+    arm: Arm,
+    seed: int,
+    lr: float,
+    kind: str = "trial",
 ) -> str:
     return store.start_run(
         folder,
         study=study,
-        kind="trial",
+        kind=kind,
         name=f"{arm.name}/{folder.name}",
         arm=arm.name,
         seed=seed,

@@ -60,7 +60,7 @@ def test_the_keys_of_the_result(result):
         *("command", "seed", "started", "ended", "resumed_from", "threads"),
     }
     assert {
-        *("params", "active_params", "gate_params", "flops_per_token", "train_flops"),
+        *("total_params", "active_params", "gate_params", "flops_per_token", "train_flops"),
         *("seconds", "tokens"),
     } <= set(result["cost"])
     assert (result["state"], result["reason"]) == ("complete", "")

@@ -1,0 +1,235 @@
+"""The confirmation: the best configuration of each arm, trained again on fresh seeds.
+
+A search picks what looks best, so the scores of its picks are flattered. Here the picks of all arms
+train on the same seeds, none of which the search has seen, and look at the test set, once. Which
+configurations they are is chosen and stored once, in chosen.json; how each run ended is kept in
+ended.json beside it. A confirmation that was stopped in any way goes on where it was.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from hmoe.errors import ConfigError
+from hmoe.files import write_atomically
+from hmoe.study.contract import PlannedArm
+from hmoe.study.job import Job
+from hmoe.study.registration import CHOSEN, kept_choice, num_seeds, registered
+from hmoe.study.runner import Progress, run_jobs
+from hmoe.study.search import Ended, Search, best, place_of
+from hmoe.study.spec import Sweep
+
+_ENDED = "confirm/ended.json"
+_FRESH = 1000  # how far the seeds lie above the first of the search
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The trial whose configuration stands for an arm.
+
+    Attributes:
+        slot: of the trial.
+        drawn: its searched settings, as overrides.
+        value: what it reached on the first objective.
+        seconds: for which it trained.
+    """
+
+    slot: int
+    drawn: Sequence[str]
+    value: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a confirmation trains: every choice on every seed.
+
+    Attributes:
+        choices: by arm, the contract's reference among them.
+        left_out: arms that cannot be confirmed, and why.
+        seeds: the same for all arms.
+    """
+
+    choices: dict[str, Choice]
+    left_out: dict[str, str]
+    seeds: list[int]
+
+
+def plan_confirmation(sweep: Sweep, arms: Sequence[PlannedArm], runs: Path) -> Chosen:
+    """Choose what is confirmed, or read what was chosen before. Writes nothing.
+
+    Raises:
+        ConfigError: the sweep plans no confirmation, is not complete, was registered with another
+            plan, or its reference has no trial that may be confirmed.
+    """
+    if sweep.confirm is None:
+        raise ConfigError(
+            f"sweep={sweep.name}: plans no confirmation. A section confirm: with seeds and margins "
+            "belongs in the sweep file before the first trial."
+        )
+    folder = runs / sweep.name
+    registered(folder, sweep)
+    seeds = fresh_seeds(sweep, num_seeds(folder, sweep))
+    if kept := kept_choice(folder):
+        choices = {name: Choice(**choice) for name, choice in kept["arms"].items()}
+        return Chosen(choices, kept["left_out"], seeds)
+    ended = Search(sweep, arms, runs).ended()
+    if len(ended) < sweep.budget.trials:
+        raise ConfigError(
+            f"sweep={sweep.name}: {len(ended)} of budget.trials={sweep.budget.trials} trials have "
+            "ended; only a complete search is confirmed. Go on with "
+            f"`hmoe sweep sweep={sweep.name}`."
+        )
+    found, choices, left_out = best(sweep, ended), {}, {}
+    for arm in arms:
+        if arm.name not in _wanted(sweep):
+            continue
+        if end := found.get(arm.name):
+            choices[arm.name] = _choice(end, end.values[sweep.objectives[0]], folder)
+        else:
+            left_out[arm.name] = _why_not([end for end in ended if end.arm == arm.name])
+    if sweep.contract.reference in left_out:
+        raise ConfigError(
+            f"sweep={sweep.name}: the reference '{sweep.contract.reference}' cannot be confirmed: "
+            f"{left_out[sweep.contract.reference]}."
+        )
+    return Chosen(choices, left_out, seeds)
+
+
+def fresh_seeds(sweep: Sweep, number: int) -> list[int]:
+    """Seeds that no trial of the sweep has.
+
+    Raises:
+        ConfigError: the trials of an arm are so many that they reach them.
+    """
+    first = sweep.seed + _FRESH
+    if sweep.trials_per_arm > _FRESH:
+        raise ConfigError(
+            f"budget.trials={sweep.budget.trials}: the {sweep.trials_per_arm} trials of an arm "
+            f"have the seeds {sweep.seed} to {sweep.seed + sweep.trials_per_arm - 1}, and those of "
+            f"the confirmation begin at {first}: they must be fresh. At most {_FRESH} trials an arm"
+            " can be confirmed."
+        )
+    return list(range(first, first + number))
+
+
+def run_confirmation(
+    sweep: Sweep,
+    arms: Sequence[PlannedArm],
+    runs: Path,
+    *,
+    command: str,
+    show: Callable[[Progress], None],
+) -> None:
+    """Run what of the confirmation has not ended yet; `run_jobs` says what else is raised.
+
+    Raises:
+        ConfigError: as `plan_confirmation`.
+    """
+    plan_confirmation(sweep, arms, runs)  # a refusal leaves everything as it is
+
+    def source() -> Confirmation:
+        plan = plan_confirmation(sweep, arms, runs)
+        chosen = {name: asdict(choice) for name, choice in plan.choices.items()}
+        record = {"seeds": len(plan.seeds), "arms": chosen, "left_out": plan.left_out}
+        folder = runs / sweep.name
+        (folder / CHOSEN).parent.mkdir(exist_ok=True)
+        write_atomically(folder / CHOSEN, json.dumps(record, indent=1))
+        return Confirmation(plan, arms, folder)
+
+    run_jobs(sweep, arms, runs, source=source, command=command, show=show)
+
+
+class Confirmation:
+    """Source of the runs of a confirmation, seed by seed, so that what is there is always paired.
+
+    Args:
+        plan: what is confirmed.
+        arms: the arms of the study, matched.
+        folder: that of the study; holds `confirm/`.
+    """
+
+    def __init__(self, plan: Chosen, arms: Sequence[PlannedArm], folder: Path) -> None:
+        chosen = [arm for arm in arms if arm.name in plan.choices]
+        self._jobs = [
+            _job(arm, plan.choices[arm.name], seed) for seed in plan.seeds for arm in chosen
+        ]
+        self._path = folder / _ENDED
+        self._reasons: dict[str, str] = {}
+        if self._path.exists():
+            self._reasons = json.loads(self._path.read_text(encoding="utf-8"))
+        self._begun = set(self._reasons)
+
+    @property
+    def total(self) -> int:
+        """Number of planned runs."""
+        return len(self._jobs)
+
+    @property
+    def total_steps(self) -> int:
+        """Training steps of all planned runs."""
+        return sum(job.arm.cfg.trainer.max_steps for job in self._jobs)
+
+    def ask(self) -> Job | None:
+        """The next run; None when all have begun."""
+        job = next((job for job in self._jobs if job.place not in self._begun), None)
+        if job is not None:
+            self._begun.add(job.place)
+        return job
+
+    def verdict(self, job: Job, folder: Path) -> str:
+        """A run that confirms is never stopped early."""
+        return ""
+
+    def tell(
+        self,
+        job: Job,
+        metrics: Mapping[str, float] | None,
+        reason: str = "",
+        *,
+        pruned: bool = False,
+    ) -> None:
+        """End a run. Its metrics are in its folder; kept here is that it ended, and why so."""
+        self._reasons[job.place] = reason
+        write_atomically(self._path, json.dumps(self._reasons, indent=1))
+
+    def interrupt(self, job: Job) -> None:
+        """Give back a run that was stopped on purpose."""
+        self._begun.discard(job.place)
+
+    def ended(self) -> list[str]:
+        """The run folders of all runs that have ended, below that of the study."""
+        return list(self._reasons)
+
+
+def _job(arm: PlannedArm, choice: Choice, seed: int) -> Job:
+    return Job(
+        kind="confirm",
+        arm=arm,
+        drawn=choice.drawn,
+        seed=seed,
+        name=f"{arm.name}-seed-{seed}",
+        label=f"{arm.name} with seed {seed}",
+        place=f"confirm/{arm.name}/seed_{seed}",
+    )
+
+
+def _wanted(sweep: Sweep) -> Iterable[str]:
+    """The arms that are to be confirmed."""
+    assert sweep.confirm is not None
+    named = sweep.arms if sweep.confirm.arms is None else sweep.confirm.arms
+    return {sweep.contract.reference, *named}
+
+
+def _choice(end: Ended, value: float, folder: Path) -> Choice:
+    result = json.loads((folder / place_of(end.arm, end.slot) / "result.json").read_text())
+    return Choice(end.slot, end.drawn, value, result["cost"]["seconds"])
+
+
+def _why_not(own: Sequence[Ended]) -> str:
+    """Why none of the trials of an arm may stand for it."""
+    complete = sum(end.state == "complete" for end in own)
+    if complete:
+        return f"none of its {complete} complete trials is within search.bounds"
+    return f"none of its {len(own)} trials is complete"

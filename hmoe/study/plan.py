@@ -1,0 +1,239 @@
+"""The plan: what a sweep will take in time, memory and disk, told before any training.
+
+Time and memory come from a probe of a few steps an arm, kept beside the study's runs, so that
+`hmoe sweep` after `hmoe plan` takes none again. A contract on seconds holds on to the first ones:
+a sweep that goes on has the plan that it began with.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from hmoe.config import build, digest
+from hmoe.errors import ConfigError
+from hmoe.files import write_atomically
+from hmoe.study.contract import PlannedArm, faults, match_arms, timed
+from hmoe.study.spec import Sweep
+from hmoe.training import Probe, probe, shortened, start_server
+
+# What is kept on disk beside the numbers in a checkpoint, as measured; a line of an event log is
+# in the run's folder and once more, value by value, in MLflow.
+_STUDY_BYTES = 6_000_000  # the report, and MLflow's empty tables
+_RUN_BYTES = 100_000  # configuration and result, twice
+_LINE_BYTES = 1_000
+_VALIDATION_BYTES = 6_000
+_CHECKPOINT_BYTES = 40_000
+_CHECKPOINTS_KEPT = 2
+_MOMENTS = 2  # that AdamW keeps of every parameter
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """What one arm will take.
+
+    Attributes:
+        arm: the arm, matched.
+        trials: of the search.
+        confirmations: runs on fresh seeds.
+        probe: what was measured, None without a probe.
+        minutes: until the workers have been through its runs; None without a probe.
+        device_hours: of CPU cores, or of GPUs; None without a probe.
+        disk_bytes: of its runs.
+    """
+
+    arm: PlannedArm
+    trials: int
+    confirmations: int
+    probe: Probe | None
+    minutes: float | None
+    device_hours: float | None
+    disk_bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep will take.
+
+    Attributes:
+        sweep: the study.
+        arms: its arms in order.
+        free_bytes: on the disk of the runs.
+        used_bytes: by the study's runs so far.
+        faults: why it cannot start, one a line; none if it can.
+    """
+
+    sweep: Sweep
+    arms: tuple[ArmPlan, ...]
+    free_bytes: int
+    used_bytes: int
+    faults: tuple[str, ...]
+
+    @property
+    def planned(self) -> list[PlannedArm]:
+        """The arms as they will run."""
+        return [row.arm for row in self.arms]
+
+    @property
+    def disk_bytes(self) -> int:
+        """Of all runs, of the study, and of checkpoints being written beside those kept."""
+        aside = self.sweep.workers * max(_checkpoint_bytes(arm) for arm in self.planned)
+        return _STUDY_BYTES + sum(row.disk_bytes for row in self.arms) + aside
+
+    @property
+    def minutes(self) -> float | None:
+        """Until the workers have been through all runs; None if an arm was not probed."""
+        return _sum(row.minutes for row in self.arms)
+
+    @property
+    def device_hours(self) -> float | None:
+        """Of CPU cores, or of GPUs; None if an arm was not probed."""
+        return _sum(row.device_hours for row in self.arms)
+
+    @property
+    def device(self) -> str:
+        """ "cuda" or "cpu", "" without a probe."""
+        return next((row.probe.device for row in self.arms if row.probe), "")
+
+    def check(self) -> None:
+        """Raise ConfigError if the sweep cannot start: unmatched arms, twins, a short disk."""
+        if self.faults:
+            raise ConfigError("\n".join(self.faults))
+
+
+def plan_sweep(sweep: Sweep, runs: Path, *, measure: bool) -> Plan:
+    """Match the arms of a sweep and foretell what it takes.
+
+    Args:
+        sweep: the study.
+        runs: folder of run folders and stores.
+        measure: probe the arms that have not been; else only what is known already is told.
+
+    Raises:
+        ConfigError: an arm does not compose, a dial cannot be turned, or a probe fails. Other
+            faults are told by `Plan.check`, so that the plan can be shown first.
+    """
+    folder = runs / sweep.name
+    kept = folder / "probe.json"
+    if measure and not kept.exists():
+        start_server(sweep.threads)  # loads while the arms are matched
+    probes = Probes(kept, sweep, probe if measure else None)
+    arms = match_arms(sweep, probes.seconds)
+    wrong = faults(sweep, arms)
+    if wrong:
+        probes = Probes(kept, sweep, None)  # what cannot start is not measured
+    arms = [timed(arm, probes.seconds) for arm in arms]
+    free = shutil.disk_usage(_nearest_folder(runs)).free
+    used = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    rows = tuple(_row(sweep, arm, probes.known(arm.cfg)) for arm in arms)
+    plan = Plan(sweep, rows, free, used, tuple(wrong))
+    needed = plan.disk_bytes - used
+    if needed > free:
+        short = (
+            f"sweep {sweep.name}: runs = {runs}: {needed:,} bytes are needed (about), and "
+            f"{free:,} are free on that disk. Make room, choose another with runs=, or "
+            "plan fewer trials."
+        )
+        plan = Plan(sweep, rows, free, used, (*plan.faults, short))
+    return plan
+
+
+class Probes:
+    """The probes of a study's arms, by configuration, kept in a file.
+
+    Args:
+        path: of the file.
+        sweep: the study; its workers decide how many threads a probe has.
+        measure: takes a probe of a configuration; None only reads the file.
+    """
+
+    def __init__(
+        self, path: Path, sweep: Sweep, measure: Callable[[DictConfig], Probe] | None
+    ) -> None:
+        self._path, self._sweep, self._measure = path, sweep, measure
+        stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        self._probes = {key: Probe(**values) for key, values in stored.items()}
+
+    def known(self, cfg: DictConfig) -> Probe | None:
+        """What was measured of a configuration, whatever its length; None if nothing was."""
+        key = digest(shortened(cfg))
+        found = self._probes.get(key)
+        threads = cfg.trainer.threads or self._sweep.threads
+        if self._measure is None or (found and self._still_holds(found, threads)):
+            return found
+        with_threads = OmegaConf.merge(cfg, {"trainer": {"threads": threads}})
+        assert isinstance(with_threads, DictConfig)
+        self._probes[key] = self._measure(with_threads)
+        self._keep()
+        return self._probes[key]
+
+    def seconds(self, cfg: DictConfig) -> float | None:
+        """Seconds of a whole run; None if nothing was measured."""
+        found = self.known(cfg)
+        return found.seconds(build(cfg.trainer)) if found else None
+
+    def _still_holds(self, found: Probe, threads: int) -> bool:
+        # The steps of a contract on seconds were worked out from it, whatever the workers now.
+        return found.threads == threads or self._sweep.contract.match == "seconds"
+
+    def _keep(self) -> None:
+        text = json.dumps({key: asdict(found) for key, found in self._probes.items()}, indent=1)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._path, text)
+        except OSError as error:
+            raise ConfigError(
+                f"runs: the folder {self._path.parent} cannot be written ({error.strerror}). "
+                "Choose another with runs=<folder>."
+            ) from error
+
+
+def _row(sweep: Sweep, arm: PlannedArm, found: Probe | None) -> ArmPlan:
+    confirm = sweep.confirm
+    confirmed = confirm and (
+        confirm.arms is None or arm.name in (sweep.contract.reference, *confirm.arms)
+    )
+    confirmations = confirm.seeds if confirm and confirmed else 0
+    num_runs = sweep.trials_per_arm + confirmations
+    minutes = hours = None
+    if found is not None and arm.spend.seconds is not None:
+        seconds = num_runs * arm.spend.seconds
+        minutes = seconds / sweep.workers / 60
+        # Workers have cores of their own, but share the one GPU.
+        hours = minutes / 60 if found.device == "cuda" else seconds * found.threads / 3600
+    return ArmPlan(
+        arm=arm,
+        trials=sweep.trials_per_arm,
+        confirmations=confirmations,
+        probe=found,
+        minutes=minutes,
+        device_hours=hours,
+        disk_bytes=num_runs * _run_bytes(arm),
+    )
+
+
+def _run_bytes(arm: PlannedArm) -> int:
+    """What a run leaves on disk: its checkpoints, its numbers, and what every run has."""
+    options = arm.cfg.trainer
+    lines = options.max_steps // options.log_every
+    validations = -(-options.max_steps // options.val_every)
+    logs = _RUN_BYTES + lines * _LINE_BYTES + validations * _VALIDATION_BYTES
+    return logs + _CHECKPOINTS_KEPT * _checkpoint_bytes(arm)
+
+
+def _checkpoint_bytes(arm: PlannedArm) -> int:
+    per_number = 2 if arm.cfg.trainer.precision == "bf16-true" else 4
+    return _CHECKPOINT_BYTES + arm.cost.total_params * per_number * (1 + _MOMENTS)
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    known = list(values)
+    return None if None in known else sum(value for value in known if value is not None)
+
+
+def _nearest_folder(path: Path) -> Path:
+    """The folder itself or the first above it that is there."""
+    return next(here for here in [path.resolve(), *path.resolve().parents] if here.is_dir())

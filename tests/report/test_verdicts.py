@@ -1,0 +1,142 @@
+"""Pairs of confirmed arms, worked out by hand."""
+
+import pytest
+
+from hmoe.report import answer
+from hmoe.report.verdicts import confirm_runs, membership, pair_rows, sentence
+from hmoe.tracking import Confirmation, Contract, Objective
+from tests.report.hand import BALANCE, QUALITY, make_run, make_study
+
+MARGINS = {"val/loss": 0.1, "val/load/cv/expert": 0.05}
+
+
+def confirming(arm, *losses, loads=None, first=100, **changes):
+    """Confirming runs of one arm: its test losses, and loads if it has any."""
+    runs = []
+    for i, loss in enumerate(losses):
+        metrics = {"final/test/loss": loss}
+        if loads:
+            metrics["final/test/load/cv/expert"] = loads[i]
+        name = f"{arm}/seed_{first + i}"
+        runs.append(
+            make_run(arm, kind="confirm", seed=first + i, name=name, metrics=metrics, **changes)
+        )
+    return runs
+
+
+def study_of(*runs, seeds=3, arms=("flat", "tree"), margins=MARGINS, declared=(), **changes):
+    return make_study(
+        [make_run("flat", 9.0, 9.0), make_run("tree", 1.0, 1.0), *runs],
+        arms=arms,
+        contract=Contract("active_params", "flat", 0.02),
+        confirmation=Confirmation(seeds, margins, 0.05, declared),
+        **changes,
+    )
+
+
+FLAT = confirming("flat", 2.0, 2.5, 3.0, loads=[0.4, 0.4, 0.4])
+
+
+def test_differences_are_paired_by_seed_and_taken_from_the_test_set():
+    # Runs come in any order; 2.0 - 2.2, 2.5 - 2.9 and so on would be the wrong pairs.
+    tree = confirming("tree", 2.01, 2.52, 2.99, loads=[0.4, 0.41, 0.39])
+    loss, load = pair_rows(study_of(*reversed(tree), *FLAT))
+    assert (loss.arm, loss.reference, loss.metric, loss.margin) == (
+        "tree",
+        "flat",
+        "test/loss",
+        0.1,
+    )
+    assert loss.seeds == (100, 101, 102)
+    assert loss.differences == pytest.approx((0.01, 0.02, -0.01))
+    assert load.metric == "test/load/cv/expert"
+    assert load.differences == pytest.approx((0, 0.01, -0.01))
+    assert loss.judgement.verdict == "equivalent"
+
+
+def test_the_sentence_by_hand():
+    # Differences -1, -1.1, -0.9: mean -1, sd 0.1, half the interval 4.3027 x 0.1 / sqrt(3) = 0.248.
+    tree = confirming("tree", 1.0, 1.4, 2.1)
+    study = study_of(*confirming("flat", 2.0, 2.5, 3.0), *tree)
+    assert answer(study) == (
+        "Confirmed on 3 fresh paired seeds: in loss (margin 0.1) tree is better than flat "
+        "(\u22121.00 [\u22121.25, \u22120.75])."
+    )
+
+
+def test_an_undecided_pair_says_what_it_needs():
+    study = study_of(*confirming("flat", 2.0, 2.5, 3.0), *confirming("tree", 2.3, 2.4, 3.6))
+    (row,) = pair_rows(study)
+    needed = row.judgement.more_seeds
+    assert needed is not None
+    assert f"tree is undecided against flat, {needed} more seeds needed" in answer(study)
+    far = study_of(*confirming("flat", 2.0, 2.5), *confirming("tree", 2.3, 2.2), seeds=2)
+    assert "undecided against flat, more than 100 more seeds needed" in answer(far)
+
+
+def test_the_direction_of_the_objective_counts():
+    runs = [*confirming("flat", 2.0, 2.5, 3.0), *confirming("tree", 1.0, 1.4, 2.1)]
+    study = study_of(*runs, objectives=(Objective("val/loss", "maximize"), BALANCE))
+    assert pair_rows(study)[0].judgement.verdict == "worse"
+
+
+def test_a_dense_control_has_no_pair_in_balance():
+    dense = confirming("dense", 2.0, 2.5, 3.1)
+    rows = pair_rows(study_of(*FLAT, *dense, arms=("flat", "dense")))
+    assert [row.metric for row in rows] == ["test/loss"]
+
+
+def test_an_arm_that_is_still_to_run_counts_in_the_family():
+    tree = confirming("tree", 1.0, 1.4, 2.1)
+    flat = confirming("flat", 2.0, 2.5, 3.0)
+    alone = pair_rows(study_of(*flat, *tree))
+    study = study_of(*flat, *tree, arms=("flat", "tree", "late"), margins={"val/loss": 0.1})
+    tree_row, late = pair_rows(study)
+    assert tree_row.judgement.difference_p == pytest.approx(2 * alone[0].judgement.difference_p)
+    assert (late.seeds, late.judgement.estimate) == ((), None)
+    assert answer(study).startswith("Confirmation under way, on 0 to 3 of 3 paired seeds: ")
+    assert "late is undecided against flat, fewer than 2 paired seeds so far" in answer(study)
+
+
+def test_the_declared_family_is_judged_and_no_other_arm():
+    study = study_of(
+        *FLAT, *confirming("tree", 1.0, 1.4, 2.1), arms=("flat", "tree", "x"), declared=("tree",)
+    )
+    assert {row.arm for row in pair_rows(study)} == {"tree"}
+
+
+def test_seeds_that_were_lost_are_told():
+    tree = confirming("tree", 1.0, 1.4, 2.1)
+    dead = make_run("tree", kind="confirm", seed=103, state="diverged")
+    flat = confirming("flat", 2.0, 2.5, 3.0, 3.3)
+    study = study_of(*flat, *tree, dead, seeds=4)
+    (row,) = pair_rows(study)
+    assert (row.seeds, row.lost, row.planned) == ((100, 101, 102), (103,), 4)
+    assert sentence([row]).endswith(", 1 seed lost).")
+    assert sentence([row]).startswith("Confirmed on 3 fresh")  # all that were planned have ended
+
+
+def test_without_confirming_runs_the_answer_stays_exploratory():
+    assert pair_rows(study_of()) == []
+    assert answer(study_of()).startswith("Exploratory:")
+    assert pair_rows(make_study(FLAT)) == []  # nothing was declared
+
+
+def test_confirming_runs_come_by_arm_and_seed():
+    runs = confirm_runs(study_of(*confirming("tree", 1.0, 2.0), *reversed(FLAT)))
+    assert [(r.arm, r.seed) for r in runs] == [
+        *(("flat", seed) for seed in (100, 101, 102)),
+        *(("tree", seed) for seed in (100, 101)),
+    ]
+
+
+def test_membership_of_the_front():
+    # tree is better in both on every seed; a third arm is worst in loss and best in load.
+    tree = confirming("tree", 1.9, 2.4, 2.9, loads=[0.3] * 3)
+    even = confirming("even", 5.0, 5.0, 5.0, loads=[0.1] * 3)
+    dense = confirming("dense", 0.0, 0.0, 0.0)
+    study = study_of(*FLAT, *tree, *even, *dense)
+    assert membership(study) == {"flat": 0, "tree": 1, "even": 1}
+    higher = (QUALITY, Objective("val/load/cv/expert", "maximize"))
+    assert membership(study_of(*FLAT, *tree, objectives=higher)) == {"flat": 1, "tree": 1}
+    assert membership(study_of(*FLAT)) == {}

@@ -1,0 +1,286 @@
+"""The confirmation: what is chosen, on which seeds, and that every run ends once.
+
+Choices are tested on run folders made by hand; what trains is real.
+"""
+
+import json
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from hmoe.errors import ConfigError
+from hmoe.study import SweepInterruptedError, load_sweep, plan_arms
+from hmoe.study.confirm import (
+    Choice,
+    Confirmation,
+    fresh_seeds,
+    plan_confirmation,
+    run_confirmation,
+)
+from hmoe.study.registration import num_seeds, register
+from hmoe.study.runner import Progress, Work
+from hmoe.study.search import Search
+from hmoe.tracking import Store, read_study
+from tests.stores import mlflow_runs, optuna_trials
+from tests.study.test_runner import kill_once_saved, sweep_in, watched
+from tests.tiny import Killed, sweep_overrides
+
+CONFIRM = "confirm={seeds:2,margins:{val/loss:0.1}}"
+
+
+def sweep_and_arms(runs: Path, *changes: str, steps: int = 20):
+    sweep = load_sweep("hierarchy", sweep_overrides(runs, CONFIRM, *changes, steps=steps)[1:])
+    return sweep, plan_arms(sweep)
+
+
+Score = tuple[float, float | None] | None
+SCORES: dict[str, list[Score]] = {
+    "dense": [(0.5, None), (0.4, None)],
+    "tree": [(0.3, 0.9), (0.6, 0.2)],
+}
+BOUND = "search={bounds:{val/load/cv/expert:0.5}}"
+
+
+def searched(runs: Path, scores: Mapping[str, list[Score]], *changes: str):
+    """A finished search by hand: loss and imbalance of each slot, None where it failed."""
+    sweep, arms = sweep_and_arms(runs, *changes)
+    folder = runs / "tiny"
+    folder.mkdir(parents=True)
+    register(folder, sweep)
+    search = Search(sweep, arms, runs)
+    while ticket := search.ask():
+        score = scores[ticket.arm.name][ticket.slot]
+        if score is None:
+            search.tell(ticket, None, "out of memory")
+            continue
+        metrics = dict(zip(("val/loss", "val/load/cv/expert"), score, strict=True))
+        metrics = {key: value for key, value in metrics.items() if value is not None}
+        (folder / ticket.place).mkdir(parents=True)
+        result = {"metrics": metrics, "cost": {"seconds": 60.0}}
+        (folder / ticket.place / "result.json").write_text(json.dumps(result))
+        search.tell(ticket, metrics)
+    return sweep, arms
+
+
+# ------------------------------------------------------------------- what is chosen
+
+
+@pytest.fixture(scope="module")
+def by_hand(tmp_path_factory):
+    """A finished search by hand: its folder, the sweep, its arms."""
+    runs = tmp_path_factory.mktemp("by_hand") / "runs"
+    return runs, *searched(runs, SCORES, BOUND)
+
+
+def test_the_best_of_each_arm_within_the_bounds_is_chosen(by_hand):
+    runs, sweep, arms = by_hand
+    plan = plan_confirmation(sweep, arms, runs)
+    drawn = {(end.arm, end.slot): end.drawn for end in Search(sweep, arms, runs).ended()}
+    # The better trial of the tree is too uneven; a dense arm has no load that could be.
+    assert plan.choices == {
+        "dense": Choice(1, drawn["dense", 1], 0.4, 60.0),
+        "tree": Choice(1, drawn["tree", 1], 0.6, 60.0),
+    }
+    assert drawn["tree", 0] != drawn["tree", 1]
+    assert plan.left_out == {}
+    assert not (runs / "tiny" / "confirm").exists()
+
+
+def test_what_cannot_be_confirmed_is_left_out_with_the_reason(tmp_path):
+    plan = plan_confirmation(*searched(tmp_path, SCORES | {"dense": [None, None]}), tmp_path)
+    assert plan.choices.keys() == {"tree"}
+    assert plan.left_out == {"dense": "none of its 2 trials is complete"}
+
+
+def test_without_its_reference_nothing_is_confirmed(tmp_path):
+    too_uneven = SCORES | {"tree": [(0.3, 0.9), (0.6, 0.7)]}
+    told = "'tree' cannot be confirmed: none of its 2 complete trials is within search.bounds"
+    with pytest.raises(ConfigError, match=told):
+        plan_confirmation(*searched(tmp_path, too_uneven, BOUND), tmp_path)
+
+
+def test_only_the_named_arms_and_the_reference_are_confirmed(tmp_path):
+    confirm = "confirm={margins:{val/loss:0.1},arms:[]}"
+    plan = plan_confirmation(*searched(tmp_path, SCORES, confirm), tmp_path)
+    assert plan.choices.keys() == {"tree"}
+
+
+# ------------------------------------------------------------------- seeds and jobs
+
+
+def test_seeds_are_those_that_no_trial_has(tmp_path):
+    sweep = load_sweep("hierarchy", sweep_overrides(tmp_path, "seed=7")[1:])
+
+    def of(trials: int):
+        return sweep.model_copy(update={"budget": sweep.budget.model_copy(update=trials)})
+
+    assert fresh_seeds(sweep, 3) == [1007, 1008, 1009]
+    assert fresh_seeds(of({"trials": 2000}), 1) == [1007]
+    with pytest.raises(ConfigError, match=r"seeds 7 to 1007, and those of .* begin at 1007"):
+        fresh_seeds(of({"trials": 2002}), 1)
+
+
+def test_runs_come_seed_by_seed_end_once_and_come_again_when_interrupted(by_hand, tmp_path):
+    runs, sweep, arms = by_hand
+    plan = plan_confirmation(sweep, arms, runs)
+    (tmp_path / "confirm").mkdir()
+    source = Confirmation(plan, arms, tmp_path)
+    assert (source.total, source.total_steps) == (4, 80)
+    first, second = source.ask(), source.ask()
+    assert (first.place, second.place) == ("confirm/dense/seed_1000", "confirm/tree/seed_1000")
+    assert first.overrides == [*arms[0].overrides, *first.drawn, "seed=1000", "test=true"]
+    source.tell(first, {"val/loss": 0.5})
+    source.interrupt(second)
+    assert source.ask() == second
+    # The next owner knows what has ended, and that the other was lost.
+    other = Confirmation(plan, arms, tmp_path)
+    assert other.ended() == ["confirm/dense/seed_1000"]
+    assert [job.place for job in iter(other.ask, None)] == [
+        "confirm/tree/seed_1000",
+        "confirm/dense/seed_1001",
+        "confirm/tree/seed_1001",
+    ]
+
+
+# ------------------------------------------------------------------- refused
+
+
+def test_a_confirmation_that_was_not_planned_is_refused(tmp_path):
+    sweep, arms = sweep_and_arms(tmp_path, "confirm=null")
+    told = r"plans no confirmation\. A section confirm: with seeds and margins"
+    with pytest.raises(ConfigError, match=told):
+        run_confirmation(sweep, arms, tmp_path, command="", show=print)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("budget.trials=6", r"4 of budget\.trials=6 trials have ended; only a complete search is"),
+        ("name=other", "sweep=other: has not been started in"),
+        ("confirm.margins={val/loss:0.2}", r"another plan:\n  confirm\.margins\.val/loss: 0.1 ->"),
+    ],
+)
+def test_what_is_not_the_complete_registered_search_is_not_confirmed(by_hand, change, told):
+    runs, _, _ = by_hand
+    before = sorted(runs.rglob("*"))
+    sweep, arms = sweep_and_arms(runs, BOUND, change)
+    with pytest.raises(ConfigError, match=told):
+        run_confirmation(sweep, arms, runs, command="", show=print)
+    assert sorted(runs.rglob("*")) == before
+
+
+def test_fewer_seeds_than_registered_are_refused(by_hand, tmp_path):
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    sweep, more = (
+        load_sweep("hierarchy", sweep_overrides(tmp_path, CONFIRM, f"confirm.seeds={n}")[1:])
+        for n in (3, 4)
+    )
+    register(folder, more)
+    with pytest.raises(ConfigError, match=r"confirm\.seeds=3: 4 were registered before the first"):
+        num_seeds(folder, sweep)
+
+
+# ------------------------------------------------------------------- the real thing
+
+
+def confirm_in(runs: Path, *changes: str, steps: int = 20) -> list[Progress]:
+    sweep, arms = sweep_and_arms(runs, *changes, steps=steps)
+    shown: list[Progress] = []
+    run_confirmation(sweep, arms, runs, command="hmoe confirm it", show=shown.append)
+    return shown
+
+
+def confirmed(runs: Path) -> dict[str, dict]:
+    """Every result of the confirmation by its MLflow run's name; each ended once in MLflow."""
+    parent, children = mlflow_runs(runs, "tiny")
+    assert (parent.info.status, parent.data.tags["hmoe.state"]) == ("FINISHED", "complete")
+    runs_of = {r.info.run_name: r for r in children if r.data.tags["hmoe.kind"] == "confirm"}
+    found = {}
+    for file in (runs / "tiny").glob("confirm/*/seed_*/result.json"):
+        arm, seed = file.parent.parent.name, file.parent.name.removeprefix("seed_")
+        found[f"{arm}-seed-{seed}"] = json.loads(file.read_text())
+    assert runs_of.keys() == found.keys()
+    for name, run in runs_of.items():
+        assert (run.info.status, run.data.tags["hmoe.state"]) == ("FINISHED", "complete")
+        assert run.data.tags["hmoe.seed"] == name.rpartition("-")[2]
+        assert run.data.metrics["final/test/loss"] == found[name]["metrics"]["test/loss"]
+    return found
+
+
+def test_sweep_then_confirmation_then_more_seeds(tmp_path, monkeypatch):
+    trials = "budget.trials=2"
+    sweep_in(tmp_path, CONFIRM, trials)
+    searched = {run.arm: run for run in read_study(tmp_path, "tiny").runs}
+    assert all("final/test/loss" not in run.metrics for run in searched.values())
+    shown = confirm_in(tmp_path, trials)
+    assert shown[-1] == Progress(shown[-1].message, 80, 80, 4, 4)
+    first = confirmed(tmp_path)
+    assert sorted(first) == [f"{a}-seed-{s}" for a in ("dense", "tree") for s in (1000, 1001)]
+    # Each arm trained with what its trial had drawn, and nothing else.
+    for name, result in first.items():
+        arm, seed = name.split("-seed-")
+        trained = searched[arm].command.removesuffix(" seed=0 test=false")
+        assert result["command"] == f"{trained} seed={seed} test=true"
+    study = read_study(tmp_path, "tiny")
+    assert (study.confirmation.seeds, study.confirmation.margins) == (2, {"val/loss": 0.1})
+    record = json.loads((tmp_path / "tiny" / "registration.json").read_text())
+    assert study.registration.digest == record["digest"]
+    assert [trial.state for trial in optuna_trials(tmp_path)] == ["COMPLETE", "COMPLETE"]
+
+    confirm_in(tmp_path, trials, "confirm.seeds=3")
+    assert confirmed(tmp_path).keys() == first.keys() | {"dense-seed-1002", "tree-seed-1002"}
+    assert {name: confirmed(tmp_path)[name] for name in first} == first
+    told = json.loads(read_study(tmp_path, "tiny").tags["hmoe.deviations"])
+    assert "confirm.seeds: 2 registered, 3 now" in told
+    # Whoever asks for no more gets no less, and nothing is trained or chosen again.
+    monkeypatch.setattr(Work, "start", None)
+    assert confirm_in(tmp_path, trials) == []
+    assert read_study(tmp_path, "tiny").confirmation.seeds == 3
+
+
+ONE = ("arms={tree:{overrides:['tree.spec=[2,2]']}}", "budget.trials=1", "workers=1")
+
+
+@pytest.mark.slow
+def test_a_stopped_confirmation_goes_on_where_it_was(tmp_path, monkeypatch):
+    sweep_in(tmp_path, CONFIRM, *ONE, steps=400)
+
+    def interrupt(work: Work) -> bool:
+        if saved := work.newest_checkpoint():
+            os.kill(os.getpid(), signal.SIGINT)
+        return bool(saved)
+
+    again = pytest.raises(SweepInterruptedError, match="stopped; go on with: hmoe confirm it")
+    with watched(monkeypatch, interrupt), again:
+        confirm_in(tmp_path, *ONE, steps=400)
+    with watched(monkeypatch, lambda work: work.lost_at is not None or kill_once_saved(work)):
+        confirm_in(tmp_path, *ONE, steps=400)
+    found = confirmed(tmp_path)
+    assert sorted(found) == ["tree-seed-1000", "tree-seed-1001"]
+    assert all(result["resumed_from"] for result in found.values())
+
+
+@pytest.mark.parametrize(
+    "place", [(Confirmation, "tell"), pytest.param((Store, "finish"), marks=pytest.mark.slow)]
+)
+def test_an_owner_killed_after_a_run_has_finished_only_tells_it(place, tmp_path, monkeypatch):
+    sweep_in(tmp_path, CONFIRM, *ONE)
+
+    def deadly(*args, **kwargs):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        for method in (place, (Confirmation, "interrupt"), (Store, "finish_study")):
+            patch.setattr(*method, deadly)
+        with pytest.raises(Killed):
+            confirm_in(tmp_path, *ONE)
+    before = (tmp_path / "tiny" / "confirm" / "tree" / "seed_1000" / "result.json").read_text()
+    confirm_in(tmp_path, *ONE)
+    assert len(confirmed(tmp_path)) == 2
+    after = (tmp_path / "tiny" / "confirm" / "tree" / "seed_1000" / "result.json").read_text()
+    assert after == before
