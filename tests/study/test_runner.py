@@ -332,9 +332,9 @@ def test_a_signal_while_a_trial_is_being_told_does_not_tear_it(tmp_path, monkeyp
     """The trial counts as ended or as interrupted, never as both."""
     tell = Search.tell
 
-    def signalled(self, *args):
+    def signalled(self, *args, **kwargs):
         os.kill(os.getpid(), signal.SIGINT)
-        tell(self, *args)
+        tell(self, *args, **kwargs)
         os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
