@@ -24,7 +24,7 @@ help: ## List the targets
 
 setup: $(READY) ## Make .venv from the lock (every target below does so when needed)
 
-sweep: $(READY) ## Run the study SWEEP (default: hierarchy), then write its report
+sweep: $(READY) ## Run the study SWEEP (default: hierarchy), confirm it, write its report
 	$(BIN)/hmoe sweep sweep=$(SWEEP) $(ARGS)
 
 report: $(READY) ## Write the report of the study SWEEP from its stored runs

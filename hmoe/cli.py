@@ -123,7 +123,7 @@ def plan(overrides: Sequence[str]) -> int:
 
 
 def sweep(overrides: Sequence[str]) -> int:
-    """Run a sweep, or go on with it, and write its report."""
+    """Run a sweep, or go on with it, confirm it if its file says so, and write its report."""
     from rich.console import Console
 
     from hmoe.study import ProgressDisplay, plan_table, run_sweep
@@ -137,7 +137,9 @@ def sweep(overrides: Sequence[str]) -> int:
     command = shlex.join(["hmoe", "sweep", *overrides])
     with display.live():
         run_sweep(study, plan.planned, runs, command=command, show=display.show)
-    return publish(runs, study.name)
+    if study.confirm is None:
+        return publish(runs, study.name)
+    return confirm([o for o in overrides if not o.startswith("probe=")])
 
 
 def confirm(overrides: Sequence[str]) -> int:

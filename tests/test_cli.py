@@ -293,7 +293,7 @@ def test_the_plan_and_the_state_of_a_sweep_are_shown(capsys, tmp_path):
     with pytest.raises(SystemExit) as ended:
         cli.main(["status", *overrides])
     assert ended.value.code == 0
-    assert re.search(r"tree\s+2\s+0\s+0\s+0\s+-\s+-", capsys.readouterr().out)
+    assert re.search(r"tree\s+2\s+0\s+0\s+0\s+0\s+-\s+-", capsys.readouterr().out)
 
 
 # ------------------------------------------------------------------- hmoe train, the real thing

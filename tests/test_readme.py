@@ -88,9 +88,14 @@ def test_the_lines_that_move_a_tree_run() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_is_understood(command: str, tmp_path: Path) -> None:
     name, *overrides = shlex.split(command)
-    if name in ("sweep", "plan", "status", "report"):
+    if name in ("sweep", "plan", "status", "report", "confirm"):
         sweep = overrides[0].removeprefix("sweep=")
-        assert load_sweep(sweep, overrides[1:]).arms
+        assert load_sweep(sweep, [o for o in overrides[1:] if o != "paper=true"]).arms
+    elif name in ("compare", "repro"):
+        wanted = {study: set(load_sweep(study).arms) for study in ("hierarchy",)}
+        for place in overrides:
+            study, arm, *_ = place.removeprefix("runs/").split("/")
+            assert arm in wanted[study]
     else:
         (tmp_path / "a.txt").write_text("hierarchy " * 2000)
         overrides = [o.replace("$HOME/notes", str(tmp_path)) for o in overrides]

@@ -63,11 +63,11 @@ class LoadRow:
 
 @dataclass(frozen=True)
 class EndRow:
-    """Trials that ended other than complete, for one reason."""
+    """Runs that ended other than complete, for one reason."""
 
     state: str
     reason: str
-    trials: tuple[Run, ...]
+    runs: tuple[Run, ...]
 
 
 def spread(values: Iterable[float]) -> Spread | None:
@@ -196,9 +196,9 @@ def load_rows(study: Study) -> list[LoadRow]:
 
 
 def end_rows(study: Study) -> list[EndRow]:
-    """Trials that did not end complete, by state and reason."""
+    """Trials, and runs that confirm, that did not end complete, by state and reason."""
     groups: dict[tuple[str, str], list[Run]] = {}
-    for run in trials(study):
+    for run in [*trials(study), *(r for r in study.runs if r.kind == "confirm")]:
         if run.state != "complete":
             groups.setdefault((run.state, run.reason), []).append(run)
     rows = [EndRow(state, reason, tuple(runs)) for (state, reason), runs in groups.items()]

@@ -42,7 +42,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class ConfirmationPlan:
+class Chosen:
     """What a confirmation trains: every choice on every seed.
 
     Attributes:
@@ -56,7 +56,7 @@ class ConfirmationPlan:
     seeds: list[int]
 
 
-def plan_confirmation(sweep: Sweep, arms: Sequence[PlannedArm], runs: Path) -> ConfirmationPlan:
+def plan_confirmation(sweep: Sweep, arms: Sequence[PlannedArm], runs: Path) -> Chosen:
     """Choose what is confirmed, or read what was chosen before. Writes nothing.
 
     Raises:
@@ -73,7 +73,7 @@ def plan_confirmation(sweep: Sweep, arms: Sequence[PlannedArm], runs: Path) -> C
     seeds = fresh_seeds(sweep, num_seeds(folder, sweep))
     if kept := kept_choice(folder):
         choices = {name: Choice(**choice) for name, choice in kept["arms"].items()}
-        return ConfirmationPlan(choices, kept["left_out"], seeds)
+        return Chosen(choices, kept["left_out"], seeds)
     ended = Search(sweep, arms, runs).ended()
     if len(ended) < sweep.budget.trials:
         raise ConfigError(
@@ -94,7 +94,7 @@ def plan_confirmation(sweep: Sweep, arms: Sequence[PlannedArm], runs: Path) -> C
             f"sweep={sweep.name}: the reference '{sweep.contract.reference}' cannot be confirmed: "
             f"{left_out[sweep.contract.reference]}."
         )
-    return ConfirmationPlan(choices, left_out, seeds)
+    return Chosen(choices, left_out, seeds)
 
 
 def fresh_seeds(sweep: Sweep, number: int) -> list[int]:
@@ -150,7 +150,7 @@ class Confirmation:
         folder: that of the study; holds `confirm/`.
     """
 
-    def __init__(self, plan: ConfirmationPlan, arms: Sequence[PlannedArm], folder: Path) -> None:
+    def __init__(self, plan: Chosen, arms: Sequence[PlannedArm], folder: Path) -> None:
         chosen = [arm for arm in arms if arm.name in plan.choices]
         self._jobs = [
             _job(arm, plan.choices[arm.name], seed) for seed in plan.seeds for arm in chosen

@@ -9,7 +9,7 @@ would tell nothing: losses go, a bias controller stays, weights are even.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from math import ceil, prod
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from hmoe.config import build, compose, key_of, literal, parse
-from hmoe.errors import ConfigError
+from hmoe.errors import ConfigError, nearest
 
 if TYPE_CHECKING:  # brings torch, which this room starts without
     from hmoe.layer import Tree
@@ -197,6 +197,28 @@ def with_control(control: str, overrides: tuple[str, ...]) -> tuple[str, ...]:
         return not any((said.package or said.key_or_group).startswith(f"{g}.") for g in anew)
 
     return (*filter(stays, overrides), *added)
+
+
+def check_family(of: Mapping[str, str | None]) -> None:
+    """Refuse controls of no arm and of themselves; `of` tells of each arm whose control it is.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    for arm in of:
+        above = [arm]
+        while (other := of[above[-1]]) is not None:
+            if other not in of:
+                raise ConfigError(
+                    f"arms.{above[-1]}.of={other}: is not an arm.{nearest(other, of)}"
+                    f" Arms: {', '.join(of)}."
+                )
+            if other in above:
+                raise ConfigError(
+                    f"arms.{arm}.of={of[arm]}: goes round in a circle:"
+                    f" {' of '.join([*above, other])}"
+                )
+            above.append(other)
 
 
 def _units(control: str, cfg: DictConfig) -> "Tree":

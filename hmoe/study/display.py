@@ -19,7 +19,7 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from hmoe.study.confirm import ConfirmationPlan
+from hmoe.study.confirm import Chosen
 from hmoe.study.contract import PlannedArm, Spend
 from hmoe.study.plan import Plan
 from hmoe.study.runner import Progress
@@ -102,7 +102,7 @@ def _table(title: str, names: Sequence[str], numbers: Sequence[str]) -> Table:
     return table
 
 
-def confirmation_table(sweep: Sweep, plan: ConfirmationPlan) -> Table:
+def confirmation_table(sweep: Sweep, plan: Chosen) -> Table:
     """What is trained again, how it fared in the search, and how long all of it will take."""
     seconds = len(plan.seeds) * sum(choice.seconds for choice in plan.choices.values())
     table = Table(

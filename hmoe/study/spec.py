@@ -33,7 +33,7 @@ from pydantic import (
 
 from hmoe.config import RunName, expand, literal
 from hmoe.errors import ConfigError, nearest
-from hmoe.study.controls import with_control
+from hmoe.study.controls import check_family, with_control
 from hmoe.study.sections import (
     Arm,
     Budget,
@@ -84,7 +84,7 @@ class Sweep(Section):
             )
         self._check_trials()
         self._check_confirm()
-        self._check_controls()
+        check_family({name: arm.of for name, arm in self.arms.items()})
         for metric in self.search.bounds:
             direction(metric)
         for arm in self.arms:
@@ -115,22 +115,6 @@ class Sweep(Section):
                     f"confirm.arms: {arm} is not an arm.{nearest(arm, self.arms)}"
                     f" Arms: {', '.join(self.arms)}."
                 )
-
-    def _check_controls(self) -> None:
-        for arm, section in self.arms.items():
-            above = [arm]
-            while (of := self.arms[above[-1]].of) is not None:
-                if of not in self.arms:
-                    raise ValueError(
-                        f"arms.{above[-1]}.of={of}: is not an arm.{nearest(of, self.arms)}"
-                        f" Arms: {', '.join(self.arms)}."
-                    )
-                if of in above:
-                    raise ValueError(
-                        f"arms.{arm}.of={section.of}: goes round in a circle:"
-                        f" {' of '.join([*above, of])}"
-                    )
-                above.append(of)
 
     def _check_arm(self, arm: str) -> None:
         settings = self.settings(arm)

@@ -42,6 +42,7 @@ class Probe:
         setup_s: until the first step, with what the first steps take beyond later ones.
         step_s: one training step, a median.
         validation_s: one pass over the validation set.
+        checkpoint_s: one checkpoint, in the system's folder for temporary files.
         peak_bytes: most memory, of the GPU where there is one, else of the whole process.
         device: "cuda" or "cpu".
         threads: CPU threads it had.
@@ -50,15 +51,19 @@ class Probe:
     setup_s: float
     step_s: float
     validation_s: float
+    checkpoint_s: float
     peak_bytes: int
     device: str
     threads: int
 
     def seconds(self, options: TrainerOptions) -> float:
-        """Foretell the seconds of a whole run of so many steps and validations."""
-        every = min(options.val_every, options.max_steps)
-        num_validations = ceil(options.max_steps / every)
-        return self.setup_s + options.max_steps * self.step_s + num_validations * self.validation_s
+        """Foretell the seconds of a whole run of so many steps, validations and checkpoints."""
+        return (
+            self.setup_s
+            + options.max_steps * self.step_s
+            + ceil(options.max_steps / options.val_every) * self.validation_s
+            + ceil(options.max_steps / options.checkpoint_every) * self.checkpoint_s
+        )
 
 
 def shortened(cfg: DictConfig) -> DictConfig:
@@ -117,6 +122,9 @@ def measure(cfg: DictConfig) -> Probe:
         try:
             trainer.fit(learner, train_dataloaders=stretches(parts.data, trainer, options))
             trainer.validate(learner, _First(validation), verbose=False)
+            before = _now()
+            trainer.save_checkpoint(Path(folder) / "probe.ckpt")
+            checkpoint_s = _now() - before
         except DivergedError as error:
             raise ConfigError(str(error)) from error
     device = trainer.strategy.root_device.type
@@ -126,6 +134,7 @@ def measure(cfg: DictConfig) -> Probe:
         setup_s=max(0.0, clock.first_s - _STRETCH * step_s),
         step_s=step_s,
         validation_s=batch_s * len(validation),
+        checkpoint_s=checkpoint_s,
         peak_bytes=torch.cuda.max_memory_allocated() if device == "cuda" else _peak_of_process(),
         device=device,
         threads=torch.get_num_threads(),

@@ -263,7 +263,9 @@ def provenance() -> dict[str, Any]:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    status = git("status", "--porcelain", "--untracked-files=no")
+    # A sweep writes its report before it confirms: that changes no code.
+    places = (":(top)", ":(top,exclude)reports")
+    status = git("status", "--porcelain", "--untracked-files=no", "--", *places)
     packages = ("hmoe", "torch", "pytorch-lightning", "torchmetrics", "hydra-core")
     lock = here.parents[1] / "requirements.lock"
     hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()

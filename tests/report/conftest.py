@@ -16,7 +16,7 @@ def report(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def confirmed_report(tmp_path_factory):
-    """Path of report.html of the same study, confirmed on six seeds, with figures for print."""
+    """Path of report.html of the same study, confirmed on four seeds, with figures for print."""
     folder = tmp_path_factory.mktemp("confirmed")
-    fake_study(folder / "runs", confirm_seeds=6)
+    fake_study(folder / "runs", trials=1, confirm_seeds=4)
     return write_report(folder / "runs", "fake", folder / "out", paper=True)

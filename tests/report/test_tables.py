@@ -119,16 +119,17 @@ def test_load_rows_are_means_over_trials_of_the_same_tree():
     assert [(s.mean, s.low, s.high, s.n) for s in row.loads] == [(0.5, 0.25, 0.75, 2)] * 2
 
 
-def test_trials_that_did_not_complete_are_counted_by_reason():
+def test_runs_that_did_not_complete_are_counted_by_reason():
     oom, lost = {"hmoe.reason": "out of memory"}, {"hmoe.reason": "killed"}
     runs = [
         make_run("a", state="interrupted", seed=0, tags=lost),
         make_run("a", state="failed", seed=1, tags=oom),
         make_run("b", state="failed", seed=2, tags=oom),
         make_run("b", 1.0, seed=3),
+        make_run("b", state="failed", seed=4, tags=oom, kind="confirm"),
     ]
-    rows = [(r.state, r.reason, len(r.trials)) for r in end_rows(make_study(runs))]
-    assert rows == [("failed", "out of memory", 2), ("interrupted", "killed", 1)]
+    rows = [(r.state, r.reason, len(r.runs)) for r in end_rows(make_study(runs))]
+    assert rows == [("failed", "out of memory", 3), ("interrupted", "killed", 1)]
 
 
 def test_trials_come_in_the_order_of_the_arms():

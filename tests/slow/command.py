@@ -15,18 +15,15 @@ HMOE = shutil.which("hmoe", path=Path(sys.executable).parent) or "hmoe"
 
 
 class Command:
-    """`hmoe sweep` of the tiny sweep, or another command for it, in a session of its own.
+    """`hmoe sweep` of the tiny sweep in a session of its own, so that every process is known."""
 
-    So every process is known.
-    """
-
-    def __init__(self, runs: Path, *changes: str, command: str = "sweep") -> None:
+    def __init__(self, runs: Path, *changes: str) -> None:
         runs.mkdir(parents=True, exist_ok=True)
         if not (runs / "mlflow.db").exists():
             empty_store(runs)
         self.runs = runs
         steps = ("trainer.max_steps=900", "trainer.val_every=300", "trainer.checkpoint_every=25")
-        self.argv = [command, *sweep_overrides(runs, *steps, *changes)]
+        self.argv = ["sweep", *sweep_overrides(runs, *steps, *changes)]
         self._said = runs.parent / f"said_{len(list(runs.parent.glob('said_*')))}"
         with self._said.open("w") as file:
             self.process = subprocess.Popen(

@@ -202,7 +202,7 @@ def sweep(**arms: Any) -> Sweep:
             "name": "s",
             "question": "q",
             "objectives": ["val/loss"],
-            "contract": {"match": "params", "reference": "flat"},
+            "contract": {"match": "active_params", "reference": "flat"},
             "budget": {"trials": 2 + len(arms)},
             "overrides": TINY,
             "arms": {"flat": flat, "grid": grid, **arms},

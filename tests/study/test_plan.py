@@ -15,9 +15,12 @@ from hmoe.training import Probe
 from tests.tiny import sweep_overrides
 
 MIB = 2**20
-# Of the tiny run: 20 steps, and validations after 8, 16 and at the end.
-MADE_UP = {"setup_s": 1.0, "step_s": 0.1, "validation_s": 0.5, "peak_bytes": 300 * MIB}
-RUN_S = 1 + 20 * 0.1 + 3 * 0.5
+# Of the tiny run: 20 steps, validations after 8, 16 and at the end, checkpoints after every 5.
+MADE_UP = {
+    **{"setup_s": 0.5, "step_s": 0.1, "validation_s": 0.5, "checkpoint_s": 0.125},
+    "peak_bytes": 300 * MIB,
+}
+RUN_S = 0.5 + 20 * 0.1 + 3 * 0.5 + 4 * 0.125
 
 
 class Measured(list[DictConfig]):
@@ -182,8 +185,8 @@ def test_seconds_in_the_file_decide_the_steps(tmp_path: Path, measured: Measured
     """0.1 s a step and 0.5 s a validation, every 8 steps; the dense arm is made twice as fast."""
     seconds = (
         "contract={match:seconds,reference:tree,tolerance:0.02}",
-        "arms={dense:{overrides:['model=mlp_dense','balance=none','trainer.val_every=1000']},"
-        "tree:{overrides:['tree.spec=[2,2]','trainer.val_every=1000']}}",
+        "arms={dense:{overrides:['model=mlp_dense','balance=none','trainer.val_every=1000','trainer.checkpoint_every=1000']},"
+        "tree:{overrides:['tree.spec=[2,2]','trainer.val_every=1000','trainer.checkpoint_every=1000']}}",
     )
     plan_of(tmp_path, *seconds)
     file = tmp_path / "tiny/probe.json"
@@ -192,7 +195,7 @@ def test_seconds_in_the_file_decide_the_steps(tmp_path: Path, measured: Measured
     dense["step_s"] = 0.05
     file.write_text(json.dumps(stored))
     dense, tree = plan_of(tmp_path, *seconds).planned
-    assert tree.spend.seconds == dense.spend.seconds == 1 + 20 * 0.1 + 0.5
+    assert tree.spend.seconds == dense.spend.seconds == 0.5 + 20 * 0.1 + 0.5 + 0.125
     assert (dense.cfg.trainer.max_steps, tree.cfg.trainer.max_steps) == (40, 20)
 
 

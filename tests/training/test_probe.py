@@ -13,15 +13,25 @@ from hmoe.training import Learner, Probe, probe, shortened
 from hmoe.training.probe import measure
 from tests.tiny import RUN
 
-FOUND = Probe(setup_s=2.0, step_s=0.25, validation_s=3.0, peak_bytes=1000, device="cpu", threads=1)
+FOUND = Probe(
+    setup_s=2.0,
+    step_s=0.25,
+    validation_s=3.0,
+    checkpoint_s=0.5,
+    peak_bytes=1000,
+    device="cpu",
+    threads=1,
+)
 
 
 @pytest.mark.parametrize(
     ("steps", "every", "seconds"),
     [
-        (20, 10, 2 + 5 + 2 * 3),
-        (20, 8, 2 + 5 + 3 * 3),  # after 8, 16 and at the end
-        (20, 500, 2 + 5 + 3),
+        # Checkpoints come after 5, 10, 15 and 20 steps.
+        (20, 10, 2 + 5 + 2 * 3 + 4 * 0.5),
+        (20, 8, 2 + 5 + 3 * 3 + 4 * 0.5),  # after 8, 16 and at the end
+        (20, 500, 2 + 5 + 3 + 4 * 0.5),
+        (22, 500, 2 + 5.5 + 3 + 5 * 0.5),
     ],
 )
 def test_the_seconds_of_a_run_by_hand(steps: int, every: int, seconds: float) -> None:
@@ -41,7 +51,7 @@ def test_a_probe_measures_a_run_and_leaves_nothing(tmp_path: Path, monkeypatch) 
     monkeypatch.chdir(tmp_path)
     found = probe(compose([*RUN, "trainer.threads=1"]))
     assert 0 < found.step_s < 1
-    assert found.validation_s > 0
+    assert min(found.validation_s, found.checkpoint_s) > 0
     assert (found.device, found.threads) == ("cpu", 1)
     assert found.peak_bytes > 50 * 2**20  # torch alone is more
     assert list(tmp_path.iterdir()) == []

@@ -327,6 +327,26 @@ def test_a_machine_without_git_can_train(monkeypatch):
     assert facts["versions"]["torch"]
 
 
+def test_a_report_written_anew_makes_no_code_dirty(tmp_path, monkeypatch):
+    def git(*words):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    files = [tmp_path / "reports" / "a.md", tmp_path / "hmoe" / "train.py"]
+    git("init")
+    for file in files:
+        file.parent.mkdir()
+        file.write_text("old")
+    git("add", ".")
+    git("commit", "-m", "All")
+    monkeypatch.setitem(provenance.__globals__, "__file__", str(files[1]))
+    assert provenance()["git_dirty"] is False
+    files[0].write_text("new")
+    assert provenance()["git_dirty"] is False
+    files[1].write_text("new")
+    assert provenance()["git_dirty"] is True
+
+
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
 def test_bfloat16_trains_on_the_cpu(precision, tmp_path):
