@@ -105,5 +105,6 @@ def sweep_overrides(runs: Path, *changes: str, name: str = "tiny", steps: int = 
         f"arms={{{dense},{tree}}}",
         "budget.trials=4",
         "workers=2",
+        "confirm=null",
         *changes,
     ]

@@ -94,6 +94,7 @@ def tiny_study(choices: Sequence[str], *, workers: int) -> Sweep:
     common = ",".join(repr(choice) for choice in [*choices, "balance=switch"])
     changes = [
         f"workers={workers}",
+        "confirm=null",
         f"budget.trials={_TRIALS}",
         "objectives=[val/loss,val/load/cv/expert]",
         "contract={match:active_params,reference:flat,tolerance:0.1}",

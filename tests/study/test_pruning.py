@@ -329,4 +329,4 @@ def test_a_sweep_stops_its_worse_trials_on_the_way_and_says_so(tmp_path):
         folder = tmp_path / "tiny" / "tree" / f"trial_{trial.slot:03d}"
         assert not (folder / "result.json").exists()
         assert 200 <= curve(folder, "train/loss")[-1][0] < LONG
-    assert shown[-1].done_trials == 3
+    assert shown[-1].done_jobs == 3
