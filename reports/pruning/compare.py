@@ -25,7 +25,7 @@ assert PRUNING is not None
 assert SWEEP.directions == ["minimize", "minimize"]
 TRAINER = compose(SWEEP.overrides).trainer
 MAX_STEPS, EVERY = TRAINER.max_steps, TRAINER.val_every
-assert EVERY == TRAINER.log_every  # so that the last line tells the steps of a stopped trial
+assert TRAINER.log_every == EVERY  # so that the last line tells the steps of a stopped trial
 ORDERS = 1000
 
 
