@@ -1,10 +1,10 @@
 """Compute and hypervolume of a pruned sweep beside those of its twin without pruning.
 
-    python reports/pruning/compare.py runs/pruning runs/pruning_off
+    python reports/pruning/compare.py pruning runs/pruning runs/pruning_off
 
-Also replays the verdicts over the validations of the twin, in random orders of its trials and one at
-a time:
-what pruning would have cost and kept had the same trials come otherwise.
+takes the name of the sweep file and the folders of the two studies. It also replays the verdicts
+over the validations of the twin, in random orders of its trials and one trial at a time: what
+pruning would have cost and kept, had the same trials come otherwise.
 """
 
 import json
@@ -14,13 +14,19 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from hmoe.config import compose
 from hmoe.statistics import hypervolume
+from hmoe.study import load_sweep
 from hmoe.study.pruning import Mark, rung_steps, stand
-from hmoe.study.sections import Pruning
 
-OBJECTIVES = ("val/loss", "val/load/cv/expert")
-PRUNING = Pruning(first=0.1, keep=0.333)
-MAX_STEPS, EVERY, ORDERS = 600, 20, 1000  # of sweeps/pruning.yaml; a log line every 20 steps too
+SWEEP = load_sweep(sys.argv[1])
+PRUNING, OBJECTIVES = SWEEP.search.pruning, SWEEP.objectives
+assert PRUNING is not None
+assert SWEEP.directions == ["minimize", "minimize"]
+TRAINER = compose(SWEEP.overrides).trainer
+MAX_STEPS, EVERY = TRAINER.max_steps, TRAINER.val_every
+assert TRAINER.log_every == EVERY  # so that the last line tells the steps of a stopped trial
+ORDERS = 1000
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ def points(trials: list[Trial]) -> list[tuple[float, ...]]:
 
 
 def main() -> None:
-    on, off = (read_study(Path(place)) for place in sys.argv[1:3])
+    on, off = (read_study(Path(place)) for place in sys.argv[2:4])
     rate = {arm: trials[0].flops_per_step or 0.0 for arm, trials in off.items()}
     everything = [p for trials in off.values() for p in points(trials)]
     references = {

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from pathlib import Path
 
 import pytest
@@ -293,40 +292,36 @@ def test_without_pruning_nothing_is_judged(tmp_path):
 
 # ------------------------------------------------------------------- sweeps that prune
 
-LONG = 2000  # steps: seconds, so that a child is met on its way
+LONG = 1200  # steps: seconds, so that a child is met on its way
 
 
-def test_a_sweep_stops_its_worse_trials_on_the_way_and_says_so(tmp_path):
-    """The first rate learns, the others do not, and so their trials are stopped."""
+def test_a_sweep_stops_its_worse_trial_on_the_way_and_says_so(tmp_path):
+    """The first rate learns, the other does not, and so its trial is stopped."""
     empty_store(tmp_path)
     changes = (
         "arms={tree:{overrides:['tree.spec=[2,2]']}}",
-        "space=['optim.lr=choice(1e-2, 1e-7, 1e-8)']",
+        "space=['optim.lr=choice(1e-2, 1e-7)']",
         "when={}",
         "objectives=[val/loss]",
         "search={sampler: grid, pruning: {first: 0.1, keep: 0.5}}",
-        "trainer.val_every=200",
-        "trainer.checkpoint_every=2000",
+        "trainer.val_every=120",
+        "trainer.checkpoint_every=1200",
         "workers=1",
-        "budget.trials=3",
+        "budget.trials=2",
     )
     sweep = load_sweep("hierarchy", sweep_overrides(tmp_path, *changes, steps=LONG)[1:])
     shown = []
     run_sweep(sweep, plan_arms(sweep), tmp_path, command="hmoe sweep it", show=shown.append)
-    assert_every_slot_ended_once(tmp_path, "tiny", {"tree": 3})
-    learns, *others = sorted(optuna_trials(tmp_path), key=lambda trial: trial.slot)
+    assert_every_slot_ended_once(tmp_path, "tiny", {"tree": 2})
+    learns, other = sorted(optuna_trials(tmp_path), key=lambda trial: trial.slot)
     assert learns.state == "COMPLETE"
+    reason = "pruned at rung 1 (step 120): front 2 of 2, place 2 of 2 trials"
+    assert (other.state, other.reason) == ("PRUNED", reason)
+    assert shown[-1].message.endswith(reason)
+    assert shown[-1].done_jobs == 2
     _, children = mlflow_runs(tmp_path, "tiny")
-    tags = {run.info.run_name: run.data.tags for run in children}
-    for trial in others:
-        assert trial.state == "PRUNED"
-        assert re.match(
-            r"pruned at rung [12] \((step 200|step 400)\): front \d of \d, place ", trial.reason
-        )
-        assert any(trial.reason in progress.message for progress in shown)
-        run = f"tree-{trial.slot}"
-        assert (tags[run]["hmoe.state"], tags[run]["hmoe.reason"]) == ("pruned", trial.reason)
-        folder = tmp_path / "tiny" / "tree" / f"trial_{trial.slot:03d}"
-        assert not (folder / "result.json").exists()
-        assert 200 <= curve(folder, "train/loss")[-1][0] < LONG
-    assert shown[-1].done_jobs == 3
+    (tags,) = [run.data.tags for run in children if run.info.run_name == "tree-1"]
+    assert (tags["hmoe.state"], tags["hmoe.reason"]) == ("pruned", reason)
+    folder = tmp_path / "tiny" / "tree" / "trial_001"
+    assert not (folder / "result.json").exists()
+    assert 120 <= curve(folder, "train/loss")[-1][0] < LONG
