@@ -160,7 +160,7 @@ def test_a_small_model_costs_by_hand() -> None:
     # 12 slots for 24 tokens are half an expert a token; scores, slots and answers are a phi each.
     products = 5 * 8 + 2 * (3 * phi + expert / 2) + 8 * 3
     assert cost(model) == Cost(
-        params=params,
+        total_params=params,
         active_params=params,
         gate_params=2 * (phi + 1),
         flops_per_token=2 * products,

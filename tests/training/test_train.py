@@ -54,9 +54,11 @@ def test_the_keys_of_the_result(result):
             "tree",
             "level_loads",
             "baselines",
+            "floor",
             "steps",
         ),
         *("config_digest", "data_digest", "git_commit", "git_dirty", "versions", "hardware"),
+        "lock_digest",
         *("command", "seed", "started", "ended", "resumed_from", "threads"),
     }
     assert {
