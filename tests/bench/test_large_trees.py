@@ -7,6 +7,7 @@ from hmoe.bench.large_trees import isolated_pass, recall
 MIB = 1 / 1024
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_tokens_times_nodes() -> None:
     """One float32 of every token and node of this tree would take 328 MiB."""
     nodes = 16 + 16**2 + 16**3 + 16**3 * 4

@@ -212,6 +212,7 @@ def confirmed(runs: Path) -> dict[str, dict]:
     return found
 
 
+@pytest.mark.slow
 def test_sweep_then_confirmation_then_more_seeds(tmp_path, monkeypatch):
     trials = "budget.trials=2"
     sweep_in(tmp_path, CONFIRM, trials)

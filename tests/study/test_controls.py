@@ -72,6 +72,7 @@ def test_a_control_trains_with_every_tree_it_applies_to(control: str, tree: str)
 
 
 @pytest.mark.parametrize("system", ["shazeer_two_level", "laplace_hmoe", "comet", "fff"])
+@pytest.mark.slow
 def test_a_control_of_a_published_system_composes_or_says_why_not(system: str) -> None:
     refused = {"shuffled"} | ({"group_limited"} if system != "laplace_hmoe" else set())
     for control in CONTROLS:

@@ -295,6 +295,7 @@ def test_without_pruning_nothing_is_judged(tmp_path):
 LONG = 1200  # steps: seconds, so that a child is met on its way
 
 
+@pytest.mark.slow
 def test_a_sweep_stops_its_worse_trial_on_the_way_and_says_so(tmp_path):
     """The first rate learns, the other does not, and so its trial is stopped."""
     empty_store(tmp_path)

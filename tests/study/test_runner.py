@@ -251,6 +251,7 @@ def test_a_diverged_trial_fails_with_its_reason(tmp_path):
 # ------------------------------------------------------------------- children that are lost
 
 
+@pytest.mark.slow
 def test_a_killed_trial_goes_on_from_its_checkpoint_and_ends_as_if_never_killed(
     tmp_path, monkeypatch
 ):

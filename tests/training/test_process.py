@@ -55,6 +55,7 @@ def test_importing_hmoe_leaves_the_memory_of_a_process_as_it_is(tmp_path):
 
 
 @pytest.mark.skipif(not GNU, reason="only GNU's C library can be told")
+@pytest.mark.slow
 def test_a_child_keeps_its_memory(tmp_path):
     assert said(MAPPED + IN_CHILD, str(tmp_path / "run")) == "0"
 
