@@ -65,12 +65,12 @@ def publish(runs: Path, name: str, *, paper: bool = False) -> int:
 
     page = write_report(runs, name, Path("reports") / name, paper=paper)
     study = read_study(runs, name)
-    front = pareto_front(study)
-    note = f"{answer(study)}\n\nBest commands:\n\n"
+    front, told = pareto_front(study), answer(study)
+    note = f"{told}\n\nBest commands:\n\n"
     note += "".join(f"    {run.command}\n" for run in front)
     note += f"\nReport: {page}, also the artifact report/{page.name}."
     Store(runs).set_answer(study.id, note=note, pareto=[r.id for r in front], report=page.parent)
-    print(answer(study))
+    print(told)
     print(f"report: {page}")
     print("runs:   make ui, then http://127.0.0.1:5000")
     return 0

@@ -7,7 +7,6 @@ from hmoe.report.tables import Spread, arms, spread
 from hmoe.tracking import Run, Study
 
 QUANTITIES = ("active_params", "total_params", "train_flops", "tokens", "seconds")
-_TRACKED = {"total_params": "params"}  # tracked under another name
 _ROUNDING = 1e-9  # 1020 is within 2 % of 1000, though 1020 / 1000 - 1 is a little more than 0.02
 
 
@@ -69,6 +68,4 @@ def contract_check(study: Study) -> ContractCheck | None:
 
 def spent_by(runs: Iterable[Run], quantity: str) -> list[float]:
     """What runs spent of a quantity, those left out that do not know it."""
-    key = _TRACKED.get(quantity, quantity)
-    found = (run.cost.get(quantity, run.cost.get(key)) for run in runs)
-    return [x for x in found if x is not None]
+    return [run.cost[quantity] for run in runs if quantity in run.cost]

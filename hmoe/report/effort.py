@@ -1,10 +1,9 @@
 """What the search spent and when: budgets of arms, workers over time, hypervolume over trials."""
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hmoe.report.tables import STATES, arms, balance_of, cost_of, quality_of, trials, value
+from hmoe.report.tables import arms, balance_of, cost_of, ended, quality_of, trials, value
 from hmoe.statistics import hypervolume_history
 from hmoe.tracking import Run, Study
 
@@ -37,7 +36,6 @@ def effort_rows(study: Study) -> list[EffortRow]:
     rows = []
     for arm in arms(study):
         runs = [run for run in trials(study) if run.arm == arm]
-        ended = Counter(run.state for run in runs)
         sums = {
             key: sum(run.cost.get(key, 0.0) for run in runs)
             for key in ("train_flops", "tokens", "seconds")
@@ -46,7 +44,7 @@ def effort_rows(study: Study) -> list[EffortRow]:
             EffortRow(
                 arm=arm,
                 trials=len(runs),
-                ended={state: ended[state] for state in STATES if ended[state]},
+                ended=ended(runs),
                 untold=sum("train_flops" not in run.cost for run in runs),
                 **sums,
             )
@@ -80,9 +78,9 @@ def hypervolumes(study: Study) -> dict[str, list[float]]:
     The reference point is the worst value of either objective: the scale is the study's own.
     """
     quality, balance = quality_of(study), balance_of(study)
-    ended = sorted(trials(study), key=lambda run: (run.end_ms or 0, run.name))
+    in_turn = sorted(trials(study), key=lambda run: (run.end_ms or 0, run.name))
     points, names = [], []
-    for run in ended:
+    for run in in_turn:
         q, b = value(run, quality), value(run, balance)
         if quality and balance and q is not None and b is not None:
             points.append((cost_of(q, quality), cost_of(b, balance)))

@@ -18,12 +18,11 @@ from hmoe.report.tables import (
     curve_key,
     pareto_front,
     quality_of,
-    spread,
     trials,
     value,
     varied_params,
 )
-from hmoe.report.verdicts import confirm_runs
+from hmoe.report.verdicts import confirm_runs, cross
 from hmoe.tracking import Objective, Run, Study
 
 _EARLY = 0.3  # share of a curve whose steep fall would flatten the rest, at first out of view
@@ -170,19 +169,11 @@ def _reference_line(
 def _add_cross(
     figure: go.Figure, study: Study, arm: str, balance: Objective, quality: Objective
 ) -> None:
-    """The confirmed arm, on the validation set as the trials are, so that both share the axes."""
-    points = [
-        (b, q)
-        for run in confirm_runs(study)
-        if run.arm == arm
-        and (b := value(run, balance)) is not None
-        and (q := value(run, quality)) is not None
-    ]
-    if not points:
+    """The confirmed arm, with its deviations over seeds both ways."""
+    found = cross(study, arm)
+    if found is None:
         return
-    x, y = (spread(values) for values in zip(*points, strict=True))
-    assert x is not None
-    assert y is not None
+    x, y, seeds = found
     look = look_of(study, arm)
     bar = {"color": look.colour, "thickness": 2, "width": 0}
     figure.add_scatter(
@@ -199,7 +190,7 @@ def _add_cross(
             "size": 12,
             "line": {"color": INK, "width": 1.5},
         },
-        hovertext=f"<b>{label(arm)}</b>, {count(len(points), 'fresh seed')}<br>"
+        hovertext=f"<b>{label(arm)}</b>, {count(seeds, 'fresh seed')}<br>"
         f"{label(quality.metric)} {plus_minus(y.mean, y.sd)}<br>"
         f"{label(balance.metric)} {plus_minus(x.mean, x.sd)}",
         hovertemplate="%{hovertext}<extra></extra>",

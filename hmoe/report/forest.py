@@ -5,7 +5,7 @@ from plotly.subplots import make_subplots
 
 from hmoe.report.numbers import p_value
 from hmoe.report.style import FAINT, INK, label, lay_out, look_of
-from hmoe.report.verdicts import PairRow, needed, pair_rows
+from hmoe.report.verdicts import PairRow, forest_panels, needed
 from hmoe.tracking import Study
 
 _ROW_PX = 58
@@ -19,20 +19,19 @@ def forest_figure(study: Study) -> go.Figure | None:
 
     None before any pair has an interval.
     """
-    rows = [row for row in pair_rows(study) if row.judgement.estimate]
-    metrics = list(dict.fromkeys(row.metric for row in rows))
-    if not rows:
+    panels = forest_panels(study)
+    if not panels:
         return None
-    sizes = [sum(row.metric == metric for row in rows) for metric in metrics]
+    sizes = [len(rows) for rows in panels.values()]
     height = sum(_ROW_PX * size + _PANEL_PX for size in sizes)
     figure = make_subplots(
-        rows=len(metrics),
+        rows=len(panels),
         cols=1,
         row_heights=sizes,
-        vertical_spacing=_PANEL_PX / height if len(metrics) > 1 else 0,
+        vertical_spacing=_PANEL_PX / height if len(panels) > 1 else 0,
     )
-    for panel, metric in enumerate(metrics, start=1):
-        _add_panel(figure, study, [row for row in rows if row.metric == metric], panel)
+    for panel, rows in enumerate(panels.values(), start=1):
+        _add_panel(figure, study, rows, panel)
     lay_out(figure, height=height)
     figure.update_layout(showlegend=False, margin={"t": 12, "b": 56})
     figure.update_yaxes(showgrid=False, zeroline=False)

@@ -7,14 +7,14 @@ from hmoe.report.answer import better
 from hmoe.report.style import FAINT, INK, look_of
 from hmoe.report.tables import (
     arm_rows,
+    arms,
     balance_of,
     pareto_front,
     quality_of,
-    spread,
     trials,
     value,
 )
-from hmoe.report.verdicts import PairRow, confirm_runs, pair_rows
+from hmoe.report.verdicts import PairRow, confirm_runs, cross, forest_panels
 from hmoe.tracking import Study
 
 _WIDTH = 5.5  # inches, the width of a column in most templates
@@ -65,13 +65,13 @@ def _figure(panels: int, height: float) -> tuple[Any, list[Any]]:
 
 
 def _forest(study: Study) -> Any:
-    rows = [row for row in pair_rows(study) if row.judgement.estimate]
-    metrics = list(dict.fromkeys(row.metric for row in rows))
-    if not rows:
+    panels = forest_panels(study)
+    if not panels:
         return None
-    figure, panels = _figure(len(metrics), 0.45 * len(rows) + 0.8 * len(metrics))
-    for axes, metric in zip(panels, metrics, strict=True):
-        _forest_panel(axes, study, [row for row in rows if row.metric == metric])
+    height = sum(0.45 * len(rows) + 0.8 for rows in panels.values())
+    figure, places = _figure(len(panels), height)
+    for axes, rows in zip(places, panels.values(), strict=True):
+        _forest_panel(axes, study, rows)
     return figure
 
 
@@ -105,29 +105,21 @@ def _pareto(study: Study) -> Any:
         if row.balance is None and row.quality:
             paint, mean = look_of(study, row.arm).colour, row.quality.mean
             axes.axhline(mean, color=paint, linestyle="--", linewidth=1, label=_text(row.arm))
-    for runs, faint in ((trials(study), True), (confirm_runs(study), False)):
-        for arm in dict.fromkeys(run.arm for run in runs):
+    alpha = 0.25 if confirm_runs(study) else 0.8
+    for arm in arms(study):
+        look, own = look_of(study, arm), [run for run in trials(study) if run.arm == arm]
+        both = [(value(run, balance), value(run, quality)) for run in own]
+        points = [(x, y) for x, y in both if x is not None and y is not None]
+        if points:
+            name = None if confirm_runs(study) else _text(arm)
+            style = {"color": look.colour, "alpha": alpha, "markersize": 4, "label": name}
+            axes.plot(*zip(*points, strict=True), _SIGNS[look.sign], **style)
+    for arm in arms(study):
+        if found := cross(study, arm):
+            x, y, _ = found
             look = look_of(study, arm)
-            points = [
-                (x, y)
-                for run in runs
-                if run.arm == arm
-                and (x := value(run, balance)) is not None
-                and (y := value(run, quality)) is not None
-            ]
-            if not points:
-                continue
-            sign = _SIGNS[look.sign]
-            if faint:
-                alpha = 0.25 if confirm_runs(study) else 0.8
-                name = None if confirm_runs(study) else _text(arm)
-                x, y = zip(*points, strict=True)
-                axes.plot(x, y, sign, color=look.colour, alpha=alpha, markersize=4, label=name)
-            else:
-                x, y = (spread(values) for values in zip(*points, strict=True))
-                assert x is not None
-                assert y is not None
-                axes.errorbar(x.mean, y.mean, y.sd, x.sd, sign, color=look.colour, label=_text(arm))
+            style = {"color": look.colour, "label": _text(arm)}
+            axes.errorbar(x.mean, y.mean, y.sd, x.sd, _SIGNS[look.sign], **style)
     steps = "steps-post" if balance.minimised else "steps-pre"
     stair = [(value(run, balance), value(run, quality)) for run in front]
     axes.plot(*zip(*stair, strict=True), color=INK, linewidth=1, drawstyle=steps)

@@ -118,6 +118,12 @@ def curve_key(objective: Objective) -> str:
     return objective.metric.removeprefix("best/").removeprefix("final/")
 
 
+def ended(runs: Iterable[Run]) -> dict[str, int]:
+    """How many runs ended in each state, those states left out in which none did."""
+    found = Counter(run.state for run in runs)
+    return {state: found[state] for state in STATES if found[state]}
+
+
 def arm_rows(study: Study) -> list[ArmRow]:
     """One row an arm, in the order of the study."""
     quality, balance = quality_of(study), balance_of(study)
@@ -125,7 +131,6 @@ def arm_rows(study: Study) -> list[ArmRow]:
     for arm in arms(study):
         runs = [run for run in trials(study) if run.arm == arm]
         complete = [run for run in runs if run.state == "complete"]
-        ended = Counter(run.state for run in runs)
         rows.append(
             ArmRow(
                 arm=arm,
@@ -133,7 +138,7 @@ def arm_rows(study: Study) -> list[ArmRow]:
                 params=_mean_cost(complete, "total_params"),
                 active_params=_mean_cost(complete, "active_params"),
                 flops_per_token=_mean_cost(complete, "flops_per_token"),
-                ended={state: ended[state] for state in STATES if ended[state]},
+                ended=ended(runs),
                 num_seeds=len({run.seed for run in complete}),
                 quality=spread(_values(complete, quality)),
                 best=_best(complete, quality),

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from hmoe.report.numbers import count, interval
-from hmoe.report.tables import arms, balance_of, cost_of, quality_of
+from hmoe.report.tables import (
+    Spread,
+    arms,
+    balance_of,
+    cost_of,
+    quality_of,
+    spread,
+    value,
+)
 from hmoe.statistics import MOST_MORE_SEEDS, Judgement, Pair, front_membership, judge
 from hmoe.tracking import Confirmation, Objective, Run, Study
 
@@ -107,6 +115,36 @@ def pair_rows(study: Study) -> list[PairRow]:
             judged, judge(pairs, confirmation.alpha), strict=True
         )
     ]
+
+
+def forest_panels(study: Study) -> dict[str, list[PairRow]]:
+    """By metric, the pairs that have an interval: what a forest plot shows."""
+    panels: dict[str, list[PairRow]] = {}
+    for row in pair_rows(study):
+        if row.judgement.estimate:
+            panels.setdefault(row.metric, []).append(row)
+    return panels
+
+
+def cross(study: Study, arm: str) -> tuple[Spread, Spread, int] | None:
+    """Balance, quality and number of an arm's confirming runs, None where they have not both.
+
+    On the validation set, as the trials are, so that both share the axes of a plot.
+    """
+    balance, quality = balance_of(study), quality_of(study)
+    points = [
+        (b, q)
+        for run in confirm_runs(study)
+        if run.arm == arm
+        and (b := value(run, balance)) is not None
+        and (q := value(run, quality)) is not None
+    ]
+    if not points:
+        return None
+    x, y = (spread(values) for values in zip(*points, strict=True))
+    assert x is not None
+    assert y is not None
+    return x, y, len(points)
 
 
 def verdict_words(row: PairRow) -> str:

@@ -61,20 +61,20 @@ def test_loads_of_single_levels_are_left_out():
 
 
 def test_under_one_contract_its_quantity_must_agree_within_its_tolerance():
-    a = side("a", 1.0, tags=MATCHED, cost={"active_params": 1000.0, "params": 4000.0})
-    b = side("b", 1.0, tags=MATCHED, cost={"active_params": 1021.0, "params": 9000.0})
+    a = side("a", 1.0, tags=MATCHED, cost={"active_params": 1000.0, "total_params": 4000.0})
+    b = side("b", 1.0, tags=MATCHED, cost={"active_params": 1021.0, "total_params": 9000.0})
     rows = {row.name: row for row in cost_rows(a, b)}
     assert rows["active_params"].off == pytest.approx(0.021)
     assert [name for name, row in rows.items() if row.broken] == ["active_params"]
     assert (rows["total_params"].a, rows["total_params"].b) == (4000.0, 9000.0)
     assert rows["tokens"].off is None
     assert "not matched on active_params:" in shown(a, b)
-    near = side("b", 1.0, tags=MATCHED, cost={"active_params": 1019.0, "params": 9000.0})
+    near = side("b", 1.0, tags=MATCHED, cost={"active_params": 1019.0, "total_params": 9000.0})
     assert "not matched" not in shown(a, near)
 
 
 def test_without_a_common_contract_all_but_the_seconds_must_agree():
-    cost = {"active_params": 1000.0, "params": 4000.0, "train_flops": 1e9, "tokens": 100.0}
+    cost = {"active_params": 1000.0, "total_params": 4000.0, "train_flops": 1e9, "tokens": 100.0}
     a = side("a", 1.0, tags=MATCHED, cost=cost | {"seconds": 1.0})
     b = side("b", 1.0, cost=cost | {"train_flops": 2e9, "tokens": 103.0, "seconds": 9.0})
     assert [row.name for row in cost_rows(a, b) if row.broken] == ["train_flops", "tokens"]

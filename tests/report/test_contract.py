@@ -45,7 +45,7 @@ def test_a_contract_may_have_a_number_and_another_cost():
 
 
 def test_all_five_quantities_are_told_as_far_as_they_are_known():
-    spent = {"active_params": 5, "params": 20, "train_flops": 110, "seconds": 3}
+    spent = {"active_params": 5, "total_params": 20, "train_flops": 110, "seconds": 3}
     check = contract_check(make_study([make_run("a", cost=spent)]))
     assert check is not None
     assert check.quantities == QUANTITIES
@@ -60,7 +60,7 @@ def test_all_five_quantities_are_told_as_far_as_they_are_known():
 
 
 def test_total_params_are_matched_and_another_quantity_gets_a_column():
-    runs = [make_run("a", cost={"params": 20}), make_run("b", cost={"params": 30})]
+    runs = [make_run("a", cost={"total_params": 20}), make_run("b", cost={"total_params": 30})]
     check = contract_check(make_study(runs, contract=Contract("total_params", "a", 0.02)))
     assert check is not None
     assert [row.deviation for row in check.rows] == [0, 0.5]

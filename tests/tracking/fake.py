@@ -158,7 +158,7 @@ def write_trial(folder: Path, arm: Arm, seed: int, lr: float, steps: int = 1000)
         folder,
         metrics={**last, "best/val/loss": last["val/loss"]},
         cost={
-            "params": active * (4 if arm.levels else 1),
+            "total_params": active * (4 if arm.levels else 1),
             "active_params": active,
             "num_mixtures": 2 * bool(arm.levels),
             "gate_params": 800 * len(arm.levels),
