@@ -18,7 +18,6 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from hmoe.config import build
 from hmoe.data import Batch
 from hmoe.data.loader import SplitLoader
 from hmoe.errors import ConfigError, HmoeError
@@ -26,7 +25,7 @@ from hmoe.training.child import start_server
 from hmoe.training.learner import DivergedError, stretches
 from hmoe.training.options import TrainerOptions
 from hmoe.training.process import keep_memory, spared_collection
-from hmoe.training.train import assemble, make_trainer
+from hmoe.training.train import make_trainer, prepare
 
 _STRETCH = 2  # steps that are measured together; the first stretch is not measured
 _SECONDS = 0.6  # measured at least
@@ -105,16 +104,8 @@ def probe(cfg: DictConfig) -> Probe:
 def measure(cfg: DictConfig) -> Probe:
     """Take a few steps of a shortened configuration in this process."""
     clock = _Clock()
-    options = build(cfg.trainer)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    pl.seed_everything(cfg.seed, verbose=False)
-    parts = assemble(cfg)
-    torch.set_float32_matmul_precision(options.matmul_precision)
-    parts.data.setup()
-    if options.compile:
-        parts.model.compile()
-    learner = parts.learner()
+    parts = prepare(cfg)
+    options, learner = parts.options, parts.learner()
     validation = parts.data.val_dataloader()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning")

@@ -86,6 +86,24 @@ def assemble(cfg: DictConfig, device: str = "cpu") -> Parts:
     return Parts(tree, data, model, task, balance, build(cfg.optim), build(cfg.trainer))
 
 
+def prepare(cfg: DictConfig) -> Parts:
+    """The parts of a run as its process will use them: threads, seeds, data read, compiled.
+
+    Raises:
+        ConfigError, DataError: bad input.
+    """
+    options = build(cfg.trainer)
+    if options.threads is not None:  # before the first operation makes a pool of them
+        torch.set_num_threads(options.threads)
+    pl.seed_everything(cfg.seed, verbose=False)
+    parts = assemble(cfg)
+    torch.set_float32_matmul_precision(options.matmul_precision)
+    parts.data.setup()
+    if options.compile:
+        parts.model.compile()
+    return parts
+
+
 def train(
     cfg: DictConfig,
     run: Path,
@@ -111,17 +129,9 @@ def train(
     """
     started = time.time()
     _check(cfg)
-    options = build(cfg.trainer)
-    if options.threads is not None:  # before the first operation makes a pool of them
-        torch.set_num_threads(options.threads)
-    pl.seed_everything(cfg.seed, verbose=False)
-    parts = assemble(cfg)
+    parts = prepare(cfg)
+    options, learner = parts.options, parts.learner()
     checkpoints = Checkpoints(folder=run / "checkpoints", options=options)
-    torch.set_float32_matmul_precision(options.matmul_precision)
-    parts.data.setup()
-    learner = parts.learner()
-    if options.compile:
-        parts.model.compile()
     notes = caveats(parts)
     with run_folder(cfg, run), spared_collection():
         on_start()
