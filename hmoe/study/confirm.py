@@ -7,7 +7,7 @@ ended.json beside it. A confirmation that was stopped in any way goes on where i
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -83,7 +83,7 @@ def plan_confirmation(sweep: Sweep, arms: Sequence[PlannedArm], runs: Path) -> C
         )
     found, choices, left_out = best(sweep, ended), {}, {}
     for arm in arms:
-        if arm.name not in _wanted(sweep):
+        if arm.name not in sweep.confirmed:
             continue
         if end := found.get(arm.name):
             choices[arm.name] = _choice(end, end.values[sweep.objectives[0]], folder)
@@ -213,13 +213,6 @@ def _job(arm: PlannedArm, choice: Choice, seed: int) -> Job:
         label=f"{arm.name} with seed {seed}",
         place=f"confirm/{arm.name}/seed_{seed}",
     )
-
-
-def _wanted(sweep: Sweep) -> Iterable[str]:
-    """The arms that are to be confirmed."""
-    assert sweep.confirm is not None
-    named = sweep.arms if sweep.confirm.arms is None else sweep.confirm.arms
-    return {sweep.contract.reference, *named}
 
 
 def _choice(end: Ended, value: float, folder: Path) -> Choice:

@@ -8,7 +8,7 @@ a sweep that goes on has the plan that it began with.
 import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -138,7 +138,7 @@ def plan_sweep(sweep: Sweep, runs: Path, *, measure: bool) -> Plan:
             f"{free:,} are free on that disk. Make room, choose another with runs=, or "
             "plan fewer trials."
         )
-        plan = Plan(sweep, rows, free, used, (*plan.faults, short))
+        plan = replace(plan, faults=(*plan.faults, short))
     return plan
 
 
@@ -193,11 +193,9 @@ class Probes:
 
 
 def _row(sweep: Sweep, arm: PlannedArm, found: Probe | None) -> ArmPlan:
-    confirm = sweep.confirm
-    confirmed = confirm and (
-        confirm.arms is None or arm.name in (sweep.contract.reference, *confirm.arms)
-    )
-    confirmations = confirm.seeds if confirm and confirmed else 0
+    confirmations = 0
+    if sweep.confirm is not None and arm.name in sweep.confirmed:
+        confirmations = sweep.confirm.seeds
     num_runs = sweep.trials_per_arm + confirmations
     minutes = hours = None
     if found is not None and arm.spend.seconds is not None:

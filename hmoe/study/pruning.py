@@ -26,11 +26,11 @@ from optuna.trial import Trial
 
 from hmoe.errors import ConfigError
 from hmoe.study.contract import PlannedArm
-from hmoe.study.sections import Pruning
+from hmoe.study.sections import Pruning, turned
 from hmoe.study.spec import Sweep
 
 RUNG = "hmoe.rung_"  # attribute of a trial, with the step: how it stood there
-_SLOT = "hmoe.slot"
+SLOT = "hmoe.slot"  # attribute of a trial: which of its arm's it is
 _ROUNDING = 1e-9  # floor(0.1 * 30 trials) is 3
 
 
@@ -210,15 +210,14 @@ class Pruner:
         assert pruning is not None
         if known := trial.user_attrs.get(name):
             return Standing(**known["standing"])
-        ways = dict(zip(self.sweep.objectives, self.sweep.directions, strict=True))
-        losses = [metrics[m] if ways[m] == "minimize" else -metrics[m] for m in arm.objectives]
+        losses = [turned(metric, metrics[metric]) for metric in arm.objectives]
         excess = self.sweep.search.excess(metrics)
         beyond = sum(max(0.0, value) for value in excess.values())
         if not all(map(math.isfinite, (*losses, beyond))):
             return None
         # By slot: an interrupted trial and the one that goes on with it are one.
         others = {
-            other.user_attrs[_SLOT]: other.user_attrs[name]
+            other.user_attrs[SLOT]: other.user_attrs[name]
             for other in trial.study.get_trials(deepcopy=False)
             if name in other.user_attrs
         }

@@ -20,13 +20,13 @@ from hmoe.config import keys, that_are_read
 from hmoe.errors import ConfigError
 from hmoe.study.contract import PlannedArm
 from hmoe.study.job import Job
-from hmoe.study.pruning import RUNG, Pruner, excess_when_pruned
+from hmoe.study.pruning import RUNG, SLOT, Pruner, excess_when_pruned
 from hmoe.study.samplers import combinations, make_sampler
+from hmoe.study.sections import turned
 from hmoe.study.spec import Sweep
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-_SLOT = "hmoe.slot"
 _DRAWN = "hmoe.drawn"
 _REASON = "hmoe.reason"
 _INTERRUPTED = "interrupted"
@@ -73,13 +73,14 @@ def best(sweep: Sweep, ended: Iterable[Ended]) -> dict[str, Ended]:
     Of equals the first. An arm that has none within the bounds is left out.
     """
     metric = sweep.objectives[0]
-    sign = 1 if sweep.directions[0] == "minimize" else -1
     found: dict[str, Ended] = {}
     for one in sorted(ended, key=lambda e: e.slot):
         if one.state != "complete" or any(value > 0 for value in one.excess.values()):
             continue
         known = found.get(one.arm)
-        if known is None or sign * one.values[metric] < sign * known.values[metric]:
+        if known is None or turned(metric, one.values[metric]) < turned(
+            metric, known.values[metric]
+        ):
             found[one.arm] = one
     return found
 
@@ -176,11 +177,11 @@ class Search:
         study.sampler = make_sampler(self.sweep.search, self.sweep.seed, slot)
         self._queue(study, slot, self._grids.get(name))
         trial = study.ask()
-        if _SLOT in trial.user_attrs:  # one that was queued again
-            slot = trial.user_attrs[_SLOT]
+        if SLOT in trial.user_attrs:  # one that was queued again
+            slot = trial.user_attrs[SLOT]
             _ = trial.relative_params  # here NSGA-II notes the generation, else at the first draw
         else:
-            trial.set_user_attr(_SLOT, slot)
+            trial.set_user_attr(SLOT, slot)
         drawn = _draw(self.sweep, arm, trial)
         trial.set_user_attr(_DRAWN, drawn)
         label = f"{name} trial {slot + 1}"
@@ -240,7 +241,7 @@ class Search:
                     found.append(
                         Ended(
                             arm=name,
-                            slot=attrs[_SLOT],
+                            slot=attrs[SLOT],
                             state=_STATES[trial.state],
                             values=dict(zip(metrics, trial.values or (), strict=False)),
                             reason=attrs.get(_REASON, ""),
@@ -253,7 +254,7 @@ class Search:
     def running(self) -> list[tuple[str, int]]:
         """Arm and slot of the trials that Optuna holds as running."""
         return [
-            (name, trial.user_attrs.get(_SLOT, -1))
+            (name, trial.user_attrs.get(SLOT, -1))
             for name, study in self._studies.items()
             for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         ]
@@ -261,7 +262,7 @@ class Search:
     def _begun(self, name: str) -> set[int]:
         """Slots that have ended or are running."""
         return {
-            trial.user_attrs[_SLOT]
+            trial.user_attrs[SLOT]
             for trial in self._studies[name].get_trials(deepcopy=False)
             if trial.state == TrialState.RUNNING or _is_final(trial)
         }
@@ -276,7 +277,7 @@ class Search:
         A trial lost in the middle of its draws draws again from the start: the same numbers.
         On a grid, which an arm may go through several times, the slot says what it has.
         """
-        own = [t for t in study.get_trials(deepcopy=False) if t.user_attrs.get(_SLOT) == slot]
+        own = [t for t in study.get_trials(deepcopy=False) if t.user_attrs.get(SLOT) == slot]
         # One that waits already was queued by an owner that died before it could ask.
         if any(trial.state == TrialState.WAITING for trial in own):
             return
@@ -284,9 +285,9 @@ class Search:
         if drawn:
             attrs = drawn[-1].user_attrs
             verdicts = {key: value for key, value in attrs.items() if key.startswith(RUNG)}
-            study.enqueue_trial(drawn[-1].params, user_attrs={_SLOT: slot, **verdicts})
+            study.enqueue_trial(drawn[-1].params, user_attrs={SLOT: slot, **verdicts})
         elif grid:
-            study.enqueue_trial(grid[slot % len(grid)], user_attrs={_SLOT: slot})
+            study.enqueue_trial(grid[slot % len(grid)], user_attrs={SLOT: slot})
 
 
 def _open(runs: Path) -> optuna.storages.BaseStorage:

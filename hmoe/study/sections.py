@@ -22,6 +22,11 @@ def direction(metric: str) -> Direction:
     return metrics.direction(metric)
 
 
+def turned(metric: str, value: float) -> float:
+    """A value of a metric, turned so that lower is better."""
+    return value if direction(metric) == "minimize" else -value
+
+
 def _override(text: str) -> str:
     parse(text)
     return text
@@ -129,9 +134,8 @@ class Search(Section):
 
         A metric that an arm does not have, as a dense control has no load, has no bound to meet.
         """
-        sign = {"minimize": 1, "maximize": -1}
         return {
-            metric: sign[direction(metric)] * (metrics[metric] - worst)
+            metric: turned(metric, metrics[metric]) - turned(metric, worst)
             for metric, worst in self.bounds.items()
             if metric in metrics
         }

@@ -148,6 +148,14 @@ class Sweep(Section):
         return self.budget.trials // len(self.arms)
 
     @property
+    def confirmed(self) -> list[str]:
+        """The arms that the confirmation compares, the reference among them; none without one."""
+        if self.confirm is None:
+            return []
+        named = self.arms if self.confirm.arms is None else self.confirm.arms
+        return [arm for arm in self.arms if arm in named or arm == self.contract.reference]
+
+    @property
     def threads(self) -> int:
         """Of a worker: two processes with two threads each would fight over two cores."""
         return max(1, (os.cpu_count() or 1) // self.workers)
