@@ -139,23 +139,29 @@ def sweep(overrides: Sequence[str]) -> int:
         run_sweep(study, plan.planned, runs, command=command, show=display.show)
     if study.confirm is None:
         return publish(runs, study.name)
-    return confirm([o for o in overrides if not o.startswith("probe=")])
+    own = [o for o in overrides if not o.startswith("probe=")]
+    return _confirm(study, plan.planned, runs, own)
 
 
 def confirm(overrides: Sequence[str]) -> int:
     """Train the best of each arm on fresh seeds, with a look at the test set, and report."""
+    from hmoe.study import plan_sweep
+
+    study, runs = _load_sweep(overrides)
+    return _confirm(study, plan_sweep(study, runs, measure=False).planned, runs, overrides)
+
+
+def _confirm(study: Any, arms: Sequence[Any], runs: Path, overrides: Sequence[str]) -> int:
+    """Confirm a study whose arms are planned; the overrides are those that do it again."""
     from rich.console import Console
 
     from hmoe.study import (
         ProgressDisplay,
         confirmation_table,
         plan_confirmation,
-        plan_sweep,
         run_confirmation,
     )
 
-    study, runs = _load_sweep(overrides)
-    arms = plan_sweep(study, runs, measure=False).planned
     console = Console(stderr=True)
     console.print(confirmation_table(study, plan_confirmation(study, arms, runs)))
     display = ProgressDisplay(console, "runs")
