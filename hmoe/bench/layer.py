@@ -22,7 +22,7 @@ from hmoe.bench.layer_rows import (
     peer_rows,
     record,
 )
-from hmoe.bench.measure import AIM_COLUMNS, in_turns, markdown, save, spread, table, wide_console
+from hmoe.bench.measure import AIM_COLUMNS, in_turns, save, save_page, spread, table, wide_console
 from hmoe.bench.memory import peak_beyond
 from hmoe.bench.peers import Factory, added_entry, load_factory, peer_entries, peer_versions
 from hmoe.bench.plot import Mark, Panel, plot_panels
@@ -105,8 +105,7 @@ def bench_layer(*, rounds: int, out: Path, overrides: Sequence[str], command: st
         "aims": aims,
     }
     path = save(found, suite="layer", out=out, command=command)
-    page = f"`{command}`\n\n" + "\n".join(markdown(*parts) for parts in tables)
-    (out / "layer.md").write_text(page, encoding="utf-8")
+    save_page(out / "layer.md", command, tables)
     _plot(points, out / "layer.svg")
     return path
 

@@ -143,6 +143,16 @@ def markdown(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[st
     return f"**{title}**\n\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
+def save_page(
+    path: Path,
+    command: str,
+    tables: Sequence[tuple[str, Sequence[Mapping[str, Any]], Sequence[str]]],
+) -> None:
+    """Write tables, each with its title and columns, as a Markdown page."""
+    page = f"`{command}`\n\n" + "\n".join(markdown(*parts) for parts in tables)
+    path.write_text(page, encoding="utf-8")
+
+
 def _cell(value: Any) -> str:
     """A number, a spread, a yes or no, a text, or a dash for what there is not."""
     if value is None:

@@ -23,8 +23,8 @@ from hmoe.bench.measure import (
     Aim,
     Timing,
     in_turns,
-    markdown,
     save,
+    save_page,
     spread,
     table,
     wide_console,
@@ -113,8 +113,7 @@ def bench_routing(*, rounds: int, out: Path, overrides: Sequence[str], command: 
         "device": device,
     }
     path = save(record, suite="routing", out=out, command=command)
-    page = f"`{command}`\n\n" + "\n".join(markdown(*parts) for parts in tables)
-    (out / "routing.md").write_text(page, encoding="utf-8")
+    save_page(out / "routing.md", command, tables)
     _plot([row for row in rows if row["threads"] == threads[-1]], out / "routing.svg")
     return path
 

@@ -5,8 +5,8 @@ A model on the meta device will do, so costs are known before any memory is take
 Conventions: an active parameter is one that a token may meet, so all parameters count but those of
 the experts that were not chosen, and of the nodes that a lazy descent does not look at. A
 multiply-add is 2 FLOPs; norms, softmax and activations are left out; attention is counted without
-the saving of the causal mask. A token meets every expert of a `SoftMoE`, since
-every slot reads some of it.
+the saving of the causal mask. A token meets every expert of a `SoftMoE`, since every slot reads
+some of it.
 """
 
 from dataclasses import dataclass
