@@ -268,6 +268,25 @@ def test_compose_reports_a_broken_file(compose: Any, conf_dir: Path) -> None:
         config.compose([], conf_dir=conf_dir / "nowhere")
 
 
+def test_compose_sees_a_file_that_has_changed(compose: Any, conf_dir: Path) -> None:
+    file = conf_dir / "data/digits.yaml"
+    before = plain(compose([]))
+    text = file.read_text()
+    file.write_text(text.replace("batch_size: 32", "batch_size: 48"))
+    assert compose([]).data.batch_size == 48
+    file.write_text(text)
+    assert plain(compose([])) == before
+
+
+def test_each_composition_is_its_own(compose: Any) -> None:
+    before = plain(compose([]))
+    assert plain(compose(["tree.spec=[3]"])) != before
+    one = compose([])
+    OmegaConf.set_struct(one, False)
+    one.tree.spec = "changed"
+    assert plain(compose([])) == before
+
+
 def test_options_lists_a_group(conf_dir: Path) -> None:
     assert config.options("tree", conf_dir) == ["company", "flat"]
     with pytest.raises(

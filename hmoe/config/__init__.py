@@ -13,15 +13,14 @@ Hydra's and means what Hydra says it means, with four differences, each on purpo
 No torch at import time: `check` and `build` import what the config names.
 """
 
+from hmoe.config.groups import CONF, options
 from hmoe.config.objects import build
 from hmoe.config.overrides import (
-    CONF,
     compose,
     expand,
     has_sweep,
     key_of,
     keys,
-    options,
     parse,
     plain_values,
     that_are_read,

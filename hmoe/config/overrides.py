@@ -11,8 +11,6 @@ from antlr4 import (  # type: ignore[import-untyped]
     InputStream,
     ParseTreeWalker,
 )
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, Sweep
 from hydra.errors import HydraException
@@ -21,8 +19,8 @@ from hydra.grammar.gen.OverrideParser import OverrideParser
 from hydra.grammar.gen.OverrideParserListener import OverrideParserListener
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError  # type: ignore[import-untyped]
 
+from hmoe.config.groups import CONF, compose_groups, group_names, options
 from hmoe.config.systems import read_system
 from hmoe.config.targets import SPECIAL, refuse_foreign
 from hmoe.config.text import join, literal
@@ -34,9 +32,6 @@ SYSTEM = "system"
 _MIXTURE = {
     part: part for part in ("tree", "gate", "selection", "eval_selection", "experts", "shared")
 } | {"balance": "selection"}
-_PACKAGE = Path(__file__).parents[1]
-# A wheel carries the configuration inside the package; a checkout keeps it at the top.
-CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 
 
 @lru_cache(maxsize=4096)
@@ -68,16 +63,6 @@ def parse(override: str) -> Override:
     return parsed
 
 
-def options(group: str, conf_dir: Path = CONF) -> list[str]:
-    """The options of a config group, e.g. `options("data")` -> ["digits", "stdlib"]."""
-    groups = _groups(conf_dir)
-    if group not in groups:
-        raise ConfigError(
-            f"{group}: no such group.{nearest(group, groups)} Groups: {', '.join(groups)}."
-        )
-    return sorted(file.stem for file in (conf_dir / group).glob("*.yaml"))
-
-
 def plain_values(overrides: Sequence[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Values of commands that compose no configuration; the later of two of one key wins.
 
@@ -103,7 +88,7 @@ def expand(overrides: Sequence[str], *, conf_dir: Path = CONF) -> list[str]:
     that the system said about that group, which need not have the same settings. A later system
     replaces an earlier one altogether: what only the earlier one chose is no part of the later.
     """
-    groups = _groups(conf_dir)
+    groups = group_names(conf_dir)
     given = [parse(override) for override in overrides]
     systems = [i for i, o in enumerate(given) if o.key_or_group == SYSTEM and SYSTEM in groups]
     expanded: list[str] = []
@@ -135,7 +120,7 @@ def compose(overrides: Sequence[str], *, root: str = "config", conf_dir: Path = 
 
     The config may hold interpolations. Not for several threads at once: Hydra has one state.
     """
-    groups = _groups(conf_dir)
+    groups = group_names(conf_dir)
     systems = [override for override in overrides if override.startswith(f"{SYSTEM}=")]
     if systems and root != "config":
         raise ConfigError(
@@ -146,12 +131,7 @@ def compose(overrides: Sequence[str], *, root: str = "config", conf_dir: Path = 
     for override in chosen:
         _check_options(override, options(override.key_or_group, conf_dir))
     choices = [f"{key_of(override)}={_text(override)}" for override in chosen]
-    try:
-        with initialize_config_dir(config_dir=str(conf_dir.resolve()), version_base="1.3"):
-            config: Any = OmegaConf.to_container(hydra_compose(root, overrides=choices))
-    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
-        reason = str(error).partition("\nTo append")[0]  # Hydra's advice is what we refuse
-        raise ConfigError(f"{' '.join(choices) or conf_dir}: cannot compose: {reason}") from error
+    config = compose_groups(root, choices, conf_dir)
     for override in parsed:
         if override.key_or_group not in groups:
             _replace(config, override, groups)
@@ -215,11 +195,6 @@ def _repeated_keys(override: str) -> list[str]:
 
 def _text(override: Override) -> str:
     return str(override.input_line).partition("=")[2]
-
-
-def _groups(conf_dir: Path) -> list[str]:
-    folders = {file.parent.relative_to(conf_dir).as_posix() for file in conf_dir.rglob("*.yaml")}
-    return sorted(folders - {"."})
 
 
 def _check_options(override: Override, allowed: Sequence[str]) -> None:
