@@ -30,7 +30,7 @@ SEEDS = (1000, 1001)
 CHANGES = (
     "budget.trials=8",
     "confirm={seeds:2,margins:{val/loss:0.1}}",
-    "trainer.max_steps=800",
+    "trainer.max_steps=1600",
     "trainer.val_every=400",
     "trainer.checkpoint_every=50",
 )
