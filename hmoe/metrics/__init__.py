@@ -1,6 +1,7 @@
 """Load metrics: pure functions, and a thin torchmetrics class that adds up over batches."""
 
 from hmoe.metrics.direction import direction
+from hmoe.metrics.inspection import History, Inspection, Knowledge, LayerInspection
 from hmoe.metrics.load import (
     DROPPED,
     LoadMetrics,
@@ -14,6 +15,10 @@ from hmoe.metrics.load import (
 
 __all__ = [
     "DROPPED",
+    "History",
+    "Inspection",
+    "Knowledge",
+    "LayerInspection",
     "LoadMetrics",
     "cut_shares",
     "cv",
