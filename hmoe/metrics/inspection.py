@@ -173,7 +173,8 @@ class Inspection:
         """
         try:
             record = json.loads((folder / RECORD).read_text())
-            with np.load(folder / ARRAYS) as arrays:
+            # Opened here: of half an archive numpy leaves the file open.
+            with (folder / ARRAYS).open("rb") as file, np.load(file) as arrays:
                 return _rich(cls, record, "", arrays)
         except (OSError, ValueError, KeyError, BadZipFile) as error:
             raise DataError(
