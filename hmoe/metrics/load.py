@@ -15,7 +15,9 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from hmoe.layer import Routing, Tree
-from hmoe.layer.tree_ops import sum_below
+from hmoe.metrics.levels import level_counts
+
+_STARVED = 0.1
 
 
 def cut_shares(load_E: Tensor, tree: Tree, level: int) -> tuple[Tensor, Tensor]:
@@ -23,9 +25,8 @@ def cut_shares(load_E: Tensor, tree: Tree, level: int) -> tuple[Tensor, Tensor]:
 
     Without any rows the received shares are all zero.
     """
-    cut = torch.tensor(tree.cut(level), device=load_E.device)
-    load_C = sum_below(load_E, tree).index_select(0, cut).double()
-    below_C = tree.index("num_below_N", load_E.device).index_select(0, cut).double()
+    load_C = level_counts(load_E, tree, level).double()
+    below_C = level_counts(torch.ones_like(load_E), tree, level).double()
     return load_C / load_C.sum().clamp(min=1), below_C / tree.num_experts
 
 
@@ -42,13 +43,43 @@ def max_violation(share_C: Tensor, even_C: Tensor) -> Tensor:
     return (share_C / even_C).max() - 1
 
 
+def min_violation(share_C: Tensor, even_C: Tensor) -> Tensor:
+    """1 minus the idlest node's load over its even load. 0 is even; 1 if one received nothing."""
+    return 1 - (share_C / even_C).min()
+
+
+def divergence(share_C: Tensor, even_C: Tensor) -> Tensor:
+    """KL(share || even) = sum_c share_c ln(share_c / even_c), in nats. 0 is even."""
+    return (share_C.xlogy(share_C) - share_C.xlogy(even_C)).sum()
+
+
 def normalised_entropy(share_C: Tensor, even_C: Tensor) -> Tensor:
     """1 - KL(share || even) / its largest value. 1 is even; 0 is all rows at the smallest node.
 
     With equal even shares this is H(share) / ln C. Without any rows it is 0.
     """
-    divergence = (share_C.xlogy(share_C) - share_C.xlogy(even_C)).sum()
-    return share_C.sum() - divergence / -log(even_C.min().item())
+    return share_C.sum() - divergence(share_C, even_C) / -log(even_C.min().item())
+
+
+def effective_share(share_C: Tensor, even_C: Tensor) -> Tensor:
+    """exp(-KL(share || even)): the share of nodes that would do, if evenly busy. 1 is even.
+
+    With equal even shares this is exp(H(share)) / C, effective experts over experts. Without any
+    rows it is 0.
+    """
+    return share_C.sum() * (-divergence(share_C, even_C)).exp()
+
+
+def gini(share_C: Tensor, even_C: Tensor) -> Tensor:
+    """Half the mean difference of two experts' loads over the mean load. 0 is even.
+
+    1/2 sum_c sum_d even_c even_d |share_c / even_c - share_d / even_d|, that is sum_c sum_d
+    |share_c - share_d| / (2 C) with equal even shares. Without any rows it is 1.
+    """
+    # Twice the area between the diagonal and the Lorenz curve: shares of the least busy, added up.
+    order_C = (share_C / even_C).argsort()
+    share_C, even_C = share_C[order_C], even_C[order_C]
+    return 1 - (even_C * (2 * share_C.cumsum(0) - share_C)).sum()
 
 
 def dead_share(share_C: Tensor, even_C: Tensor) -> Tensor:
@@ -56,13 +87,22 @@ def dead_share(share_C: Tensor, even_C: Tensor) -> Tensor:
     return (share_C == 0).double().mean()
 
 
+def starved_share(share_C: Tensor, even_C: Tensor) -> Tensor:
+    """Share of the cut's nodes that received less than a tenth of their even load. 0 is best."""
+    return (share_C < _STARVED * even_C).double().mean()
+
+
 STATISTICS = {
     "cv": cv,
     "max_violation": max_violation,
+    "min_violation": min_violation,
     "entropy": normalised_entropy,
+    "effective": effective_share,
+    "gini": gini,
     "dead": dead_share,
+    "starved": starved_share,
 }
-LARGER_IS_BETTER = frozenset({"entropy"})
+LARGER_IS_BETTER = frozenset({"entropy", "effective"})
 DROPPED = "dropped/expert"
 
 
