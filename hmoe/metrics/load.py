@@ -17,8 +17,6 @@ from torchmetrics import Metric
 from hmoe.layer import Routing, Tree
 from hmoe.metrics.levels import level_counts
 
-_STARVED = 0.1
-
 
 def cut_shares(load_E: Tensor, tree: Tree, level: int) -> tuple[Tensor, Tensor]:
     """Shares of all rows received by the nodes of a cut, and their even shares: (C,), (C,) float64.
@@ -89,7 +87,7 @@ def dead_share(share_C: Tensor, even_C: Tensor) -> Tensor:
 
 def starved_share(share_C: Tensor, even_C: Tensor) -> Tensor:
     """Share of the cut's nodes that received less than a tenth of their even load. 0 is best."""
-    return (share_C < _STARVED * even_C).double().mean()
+    return (share_C < even_C / 10).double().mean()
 
 
 STATISTICS = {

@@ -20,7 +20,9 @@ from hmoe.training import Learner, assemble, provenance, train
 from hmoe.training.checkpoints import latest
 from tests.tiny import RUN, curve, events, train_in
 
-STATISTICS = ("cv", "max_violation", "entropy", "dead")
+STATISTICS = (
+    *("cv", "max_violation", "min_violation", "entropy", "effective", "gini", "dead", "starved"),
+)
 
 
 def loads(split, levels):
