@@ -1,4 +1,4 @@
-"""Load metrics: pure functions, and a thin torchmetrics class that adds up over batches."""
+"""Metrics of routing: pure functions, and a thin torchmetrics class that adds up over batches."""
 
 from hmoe.metrics.direction import direction
 from hmoe.metrics.inspection import History, Inspection, Knowledge, LayerInspection
@@ -12,6 +12,7 @@ from hmoe.metrics.load import (
     max_violation,
     normalised_entropy,
 )
+from hmoe.metrics.stability import NONE, heaviest, nodes_at, overlap, overlaps
 
 __all__ = [
     "DROPPED",
@@ -20,11 +21,16 @@ __all__ = [
     "Knowledge",
     "LayerInspection",
     "LoadMetrics",
+    "NONE",
     "cut_shares",
     "cv",
     "dead_share",
     "direction",
+    "heaviest",
     "load_statistics",
     "max_violation",
+    "nodes_at",
     "normalised_entropy",
+    "overlap",
+    "overlaps",
 ]

@@ -256,7 +256,8 @@ def best(events: Path) -> dict[str, float]:
     found: dict[str, float] = {}
     for line in events.read_text(encoding="utf-8").splitlines():
         for key, value in json.loads(line)["metrics"].items():
-            if key.startswith("val/") and not key.startswith("val/load/") and isfinite(value):
+            is_score = key.startswith("val/") and not key.startswith(("val/load/", "val/gate/"))
+            if is_score and isfinite(value):
                 pick = min if direction(key) == "minimize" else max
                 found[f"best/{key}"] = pick(value, found.get(f"best/{key}", value))
     return found
