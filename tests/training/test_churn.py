@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hmoe.layer import Routing, Tree
+from hmoe.layer.capacity import limited
 from hmoe.training import churn
 from hmoe.training.churn import Churn
 from tests.cases import make_routing
@@ -45,6 +46,15 @@ def test_a_step_that_is_validated_twice_has_the_churn_it_had() -> None:
     resumed.load_state_dict(watched.state_dict())
     assert validated(resumed, 10, [chosen(0, 3)]) == first
     assert validated(resumed, 15, [chosen(0, 3)])["expert"] == 0.0
+
+
+def test_what_a_gate_asked_for_counts_whether_or_not_it_fits() -> None:
+    """Four tokens ask for expert 0, one after the other; a capacity of 1.0 is one row each."""
+    full = limited(chosen(0, 0, 0, 0), capacity=[None, 1.0], drop="order")
+    assert len(full.token_R) == 1
+    watched = Churn(trees=[GRID])
+    validated(watched, 5, [full])
+    assert watched.state_dict()["chosen"][0].tolist() == [0, 0, 0, 0]
 
 
 def test_only_the_first_tokens_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
