@@ -16,12 +16,12 @@ from hmoe.metrics.stability import NONE, heaviest, nodes_at, overlap, overlaps
 
 __all__ = [
     "DROPPED",
+    "NONE",
     "History",
     "Inspection",
     "Knowledge",
     "LayerInspection",
     "LoadMetrics",
-    "NONE",
     "cut_shares",
     "cv",
     "dead_share",
