@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,7 +16,7 @@ from hmoe.data.loader import StepLoader
 from hmoe.layer import Routing
 from hmoe.layer.tree_ops import sum_below
 from hmoe.metrics import LoadMetrics
-from hmoe.training.churn import Churn
+from hmoe.training.moments import Moments
 from hmoe.training.options import AdamW, TrainerOptions
 from hmoe.training.tasks import Task, mean_of
 
@@ -51,6 +52,7 @@ class Learner(pl.LightningModule):
         balance: balance terms and bias controller, attached to the model's mixtures already.
         optim: optimiser and schedule.
         options: lengths and intervals.
+        moments: folder for what the gates choose at each validation.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Learner(pl.LightningModule):
         balance: Balance,
         optim: AdamW,
         options: TrainerOptions,
+        moments: Path,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -71,7 +74,7 @@ class Learner(pl.LightningModule):
         self.options = options
         trees = [layer.tree for layer in mixture_layers(model)]
         self.loads = nn.ModuleList(LoadMetrics(tree=tree) for tree in trees)
-        self.churn = Churn(trees=trees)
+        self.moments = Moments(folder=moments, trees=trees)
         self.sums: dict[str, SumMetric] = {}
         self.final: dict[str, float] = {}
         self.validated_at = -1
@@ -127,22 +130,15 @@ class Learner(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self._start_evaluation()
-        self.churn.start()
+        self.moments.start()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.churn.watch(self._evaluate(batch))
+        self.moments.watch(self._evaluate(batch))
 
     def on_validation_epoch_end(self) -> None:
         self.validated_at = self.global_step
-        churn = self.churn.finish(self.global_step)
+        churn = self.moments.finish(self.global_step, [load.load_E for load in self.loads])
         self._finish_evaluation("val", {f"gate/churn/{key}": x for key, x in churn.items()})
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["churn"] = self.churn.state_dict()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if "churn" in checkpoint:  # not in one that an earlier version wrote
-            self.churn.load_state_dict(checkpoint["churn"])
 
     def on_test_epoch_start(self) -> None:
         self._start_evaluation()

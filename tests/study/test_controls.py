@@ -1,6 +1,7 @@
 """Controls: what each changes, by hand; that it trains wherever it applies; what is refused."""
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,7 +36,7 @@ def trained(overrides: list[str]) -> Parts:
     """The parts of a run after one step, which all that learns has taken."""
     torch.manual_seed(0)
     parts = assemble(compose(overrides))
-    learner = parts.learner()
+    learner = parts.learner(Path())
     parts.data.setup()
     before = {name: p.detach().clone() for name, p in parts.model.named_parameters()}
     optimizer = learner.configure_optimizers()["optimizer"]
