@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
-from omegaconf import OmegaConf
 from rich import box
 from rich.console import Console, Group
 from rich.markup import escape
@@ -36,9 +35,8 @@ def plan_table(plan: Plan) -> Group:
 def _arms_table(plan: Plan) -> Table:
     table = _table("The arms", ("arm", "tree", "dial"), ("gate params", "FLOPs/token"))
     for arm in plan.planned:
-        number = f"{arm.dial}={OmegaConf.select(arm.cfg, arm.dial)}" if arm.dial else ""
         costs = _short(arm.cost.gate_params), _short(arm.cost.flops_per_token)
-        table.add_row(arm.name, _tree(arm.tree), number, *costs)
+        table.add_row(arm.name, _tree(arm.tree), arm.setting, *costs)
     return table
 
 
@@ -88,6 +86,12 @@ def _effort_table(plan: Plan) -> Table:
         _short(plan.device_hours),
         _bytes(plan.disk_bytes),
     )
+    if sweep.search.pruning is not None and plan.least_minutes is not None:
+        table.caption_justify = "left"
+        table.caption = (
+            f"time is at most, as if nothing were pruned; at least {_short(plan.least_minutes)} "
+            "minutes,\nas if every trial were stopped at its first rung"
+        )
     return table
 
 
@@ -102,7 +106,7 @@ def _table(title: str, names: Sequence[str], numbers: Sequence[str]) -> Table:
     return table
 
 
-def confirmation_table(sweep: Sweep, plan: Chosen) -> Table:
+def confirmation_table(sweep: Sweep, arms: Sequence[PlannedArm], plan: Chosen) -> Table:
     """What is trained again, how it fared in the search, and how long all of it will take."""
     seconds = len(plan.seeds) * sum(choice.seconds for choice in plan.choices.values())
     table = Table(
@@ -117,9 +121,10 @@ def confirmation_table(sweep: Sweep, plan: Chosen) -> Table:
     )
     for column in ("arm", "trial", "in the search", "settings"):
         table.add_column(column, no_wrap=column == "arm")
+    metrics = {arm.name: arm.objectives[0] for arm in arms}
     for name, choice in plan.choices.items():
-        drawn = " ".join(choice.drawn)
-        table.add_row(name, str(choice.slot + 1), f"{choice.value:.4g}", drawn)
+        reached = f"{metrics[name]} {choice.value:.4g}"
+        table.add_row(name, str(choice.slot + 1), reached, " ".join(choice.drawn))
     return table
 
 

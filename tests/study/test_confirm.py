@@ -49,7 +49,7 @@ def searched(runs: Path, scores: Mapping[str, list[Score]], *changes: str):
     sweep, arms = sweep_and_arms(runs, *changes)
     folder = runs / "tiny"
     folder.mkdir(parents=True)
-    register(folder, sweep)
+    register(folder, sweep, {arm.name: arm.setting for arm in arms})
     search = Search(sweep, arms, runs)
     while ticket := search.ask():
         score = scores[ticket.arm.name][ticket.slot]
@@ -152,7 +152,7 @@ def test_a_confirmation_that_was_not_planned_is_refused(tmp_path):
     sweep, arms = sweep_and_arms(tmp_path, "confirm=null")
     told = r"plans no confirmation\. A section confirm: with seeds and margins"
     with pytest.raises(ConfigError, match=told):
-        run_confirmation(sweep, arms, tmp_path, command="", show=print)
+        plan_confirmation(sweep, arms, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -169,7 +169,7 @@ def test_what_is_not_the_complete_registered_search_is_not_confirmed(by_hand, ch
     before = sorted(runs.rglob("*"))
     sweep, arms = sweep_and_arms(runs, BOUND, change)
     with pytest.raises(ConfigError, match=told):
-        run_confirmation(sweep, arms, runs, command="", show=print)
+        plan_confirmation(sweep, arms, runs)
     assert sorted(runs.rglob("*")) == before
 
 
@@ -180,7 +180,7 @@ def test_fewer_seeds_than_registered_are_refused(by_hand, tmp_path):
         load_sweep("hierarchy", sweep_overrides(tmp_path, CONFIRM, f"confirm.seeds={n}")[1:])
         for n in (3, 4)
     )
-    register(folder, more)
+    register(folder, more, {})
     with pytest.raises(ConfigError, match=r"confirm\.seeds=3: 4 were registered before the first"):
         num_seeds(folder, sweep)
 
@@ -191,7 +191,8 @@ def test_fewer_seeds_than_registered_are_refused(by_hand, tmp_path):
 def confirm_in(runs: Path, *changes: str, steps: int = 20) -> list[Progress]:
     sweep, arms = sweep_and_arms(runs, *changes, steps=steps)
     shown: list[Progress] = []
-    run_confirmation(sweep, arms, runs, command="hmoe confirm it", show=shown.append)
+    plan = plan_confirmation(sweep, arms, runs)
+    run_confirmation(sweep, arms, runs, plan, command="hmoe confirm it", show=shown.append)
     return shown
 
 
