@@ -29,7 +29,17 @@ from hmoe.study.spec import Sweep
 def plan_table(plan: Plan) -> Group:
     """The arms, what one run of each spends, what the sweep takes, and why it cannot start."""
     tables = (_arms_table(plan), _spend_table(plan), _effort_table(plan))
-    return Group(f"[bold]{escape(plan.sweep.question)}", *tables)
+    return Group(f"[bold]{escape(plan.sweep.question)}", *tables, *_bounds(plan))
+
+
+def _bounds(plan: Plan) -> list[str]:
+    """Between which minutes a sweep that prunes ends: how much it prunes is not known before."""
+    if plan.sweep.search.pruning is None or plan.least_minutes is None:
+        return []
+    return [
+        "With pruning these times are the most, as if no trial were stopped early; at",
+        f"least {_short(plan.least_minutes)} minutes, as if all were stopped at their first rung.",
+    ]
 
 
 def _arms_table(plan: Plan) -> Table:
@@ -86,12 +96,6 @@ def _effort_table(plan: Plan) -> Table:
         _short(plan.device_hours),
         _bytes(plan.disk_bytes),
     )
-    if sweep.search.pruning is not None and plan.least_minutes is not None:
-        table.caption_justify = "left"
-        table.caption = (
-            f"time is at most, as if nothing were pruned; at least {_short(plan.least_minutes)} "
-            "minutes,\nas if every trial were stopped at its first rung"
-        )
     return table
 
 

@@ -86,7 +86,12 @@ def register(folder: Path, sweep: Sweep, dials: Mapping[str, str]) -> dict[str, 
 
 def _refuse_other_dials(folder: Path, record: Mapping[str, Any], dials: Mapping[str, str]) -> None:
     """What the sweep file leaves to the contract is part of the study too: steps, widths."""
-    changes = diff_fingerprints(record.get("dials", dials), dials)  # early records have none
+    before = record.get("dials", dials)  # early records have none
+    changes = [
+        f"{arm}: {before[arm] or 'no dial'} -> {now or 'no dial'}"
+        for arm, now in dials.items()
+        if before[arm] != now
+    ]
     if changes:
         raise ConfigError(
             f"sweep={folder.name}: the contract now turns the dials otherwise than at "

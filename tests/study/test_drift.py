@@ -48,29 +48,28 @@ def test_a_searched_width_is_told_with_key_quantity_and_values(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("line", "broken"),
+    ("line", "kept", "broken"),
     [
-        ("optim.lr=interval(1e-3, 1e-2)", ()),
-        ("balance.terms.switch.weight=interval(1e-3, 1e-2)", ()),
-        ("trainer.max_steps=range(100, 301, 100)", ("train_flops", "tokens", "seconds")),
-        ("data.batch_size=choice(64, 32)", ("train_flops", "tokens", "seconds")),
-        ("selection.k=int(interval(2, 3))", ("active_params", "train_flops", "seconds")),
-        ("model.depth=choice(2, 3)", ("active_params", "total_params", "train_flops", "seconds")),
-        # Four nodes more are 264 of 36,330 parameters, less than 2 %.
-        ("tree.spec=choice([16], [4,4])", ()),
-        (
-            "tree.spec=choice([16], [64])",
-            ("active_params", "total_params", "train_flops", "seconds"),
-        ),
+        ("optim.lr=interval(1e-3, 1e-2)", ["active_params", "seconds"], []),
+        ("balance.terms.switch.weight=interval(1e-3, 1e-2)", ["total_params"], []),
+        ("trainer.max_steps=range(100, 301, 100)", ["active_params"], ["train_flops", "tokens"]),
+        ("data.batch_size=choice(64, 32)", ["total_params"], ["tokens", "seconds"]),
+        ("selection.k=int(interval(2, 3))", ["total_params", "tokens"], ["active_params"]),
+        ("model.depth=choice(2, 3)", ["tokens"], ["total_params", "train_flops"]),
+        # Four nodes more are 264 of 36,330 parameters, less than 2 %; 48 nodes more are 3,168.
+        ("tree.spec=choice([16], [4,4])", ["active_params"], []),
+        ("tree.spec=choice([16], [64])", ["tokens"], ["active_params", "seconds"]),
     ],
 )
 def test_a_key_breaks_the_contracts_on_what_it_changes(
-    tmp_path: Path, line: str, broken: Sequence[str]
+    tmp_path: Path, line: str, kept: Sequence[str], broken: Sequence[str]
 ) -> None:
-    for match in ("active_params", "total_params", "train_flops", "tokens", "seconds"):
-        found = drifts(*searching(tmp_path, "balance=choice(switch)", line, match=match))
-        assert len(found) == (match in broken), (match, found)
-        assert all(f"{line.partition('=')[0]}=" in told for told in found)
+    for match in kept:
+        assert drifts(*searching(tmp_path, line, match=match)) == [], match
+    for match in broken:
+        (told,) = drifts(*searching(tmp_path, line, match=match))
+        assert f"breaks contract.match = {match}" in told
+        assert f"{line.partition('=')[0]}=" in told
 
 
 def test_seconds_are_stood_for_by_flops(tmp_path: Path) -> None:
@@ -130,7 +129,7 @@ def some(key: str, *values: str) -> st.SearchStrategy[str]:
     return chosen.map(lambda texts: f"{key}=choice({', '.join(texts)})")
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     lines=st.tuples(
         some("experts.hidden_dim", "112", "120", "128", "136"),

@@ -75,6 +75,16 @@ def test_the_digest_can_be_checked_from_the_file_and_changes_with_the_plan(folde
     assert len(digests) == 4
 
 
+def test_other_dials_are_another_study(folder):
+    """What the contract turned is no word of the sweep file, and defines its trials as much."""
+    record = register(folder, sweep(folder), DIALS)
+    assert record["dials"] == DIALS
+    told = r"dense: experts\.hidden_dim=16 -> experts\.hidden_dim=24\n.*probe\.json: put the first"
+    with pytest.raises(ConfigError, match=told):
+        register(folder, sweep(folder), DIALS | {"dense": "experts.hidden_dim=24"})
+    assert register(folder, sweep(folder), DIALS) == record
+
+
 def test_trials_without_a_registration_are_not_gone_on_with(folder):
     (folder / "tree" / "trial_000").mkdir(parents=True)
     with pytest.raises(ConfigError, match=r"holds trials, but no registration\.json"):
