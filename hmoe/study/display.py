@@ -153,8 +153,8 @@ def _bytes(number: int | None) -> str:
         return "-"
     for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
         if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number / 2**10:.3g} KiB"
+            return f"{number / size:.4g} {unit}"
+    return f"{number / 2**10:.4g} KiB"
 
 
 class ProgressDisplay:
