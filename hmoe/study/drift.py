@@ -6,8 +6,8 @@ composed at the ends of what is searched: the lowest and highest number, and eve
 
 One searched key at a time is moved, with the others at their first end and again at their last;
 keys that change the matched quantity are then moved together. That takes a time linear in what is
-searched unless the search breaks the contract. Not seen are two keys of which neither changes the
-quantity alone, and a quantity that is highest between the ends of a range.
+searched, and at most 256 configurations an arm more. Not seen are two keys of which neither changes
+the quantity alone, and a quantity that is highest between the ends of a range.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from hmoe.study.contract import PlannedArm, spend_of
 from hmoe.study.search import draw
 from hmoe.study.spec import Sweep
 
-_MOST = 256  # ends of several keys moved together, an arm
+_MOST = 256  # configurations of an arm in which several keys are moved together
 
 Pins = Mapping[str, int]
 """By a parameter's name in Optuna the end at which it is held."""
