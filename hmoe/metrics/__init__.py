@@ -40,10 +40,12 @@ from hmoe.metrics.specialisation import (
     random_locality,
     vocabulary_specialisation,
 )
+from hmoe.metrics.stability import NONE, heaviest, nodes_at, overlap, overlaps
 
 __all__ = [
     "DROPPED",
     "LARGER_IS_BETTER",
+    "NONE",
     "STATISTICS",
     "CompanyMetrics",
     "Doubt",
@@ -67,6 +69,7 @@ __all__ = [
     "entropy",
     "gini",
     "group_margins",
+    "heaviest",
     "level_counts",
     "level_entropy",
     "level_information",
@@ -76,7 +79,10 @@ __all__ = [
     "min_violation",
     "mutual_information",
     "nmi",
+    "nodes_at",
     "normalised_entropy",
+    "overlap",
+    "overlaps",
     "pair_counts",
     "permutation_null",
     "place_at_cut",

@@ -17,6 +17,7 @@ from torchmetrics import Metric
 
 from hmoe.layer import Routing, Tree
 from hmoe.metrics.levels import level_counts, place_at_cut
+from hmoe.metrics.stability import NONE
 
 _ROUNDING = 1e-12  # nats by which equal information may differ, for the order of a sum
 
@@ -135,9 +136,9 @@ def agreement(one_T: Tensor, other_T: Tensor) -> float:
     """AMI of two choices of nodes for the same tokens, such as those of two seeds.
 
     What nodes are called does not matter: 1 if both sort the tokens into the same groups, 0 as by
-    chance. Tokens for which either chose none, a negative number, are left out.
+    chance. Tokens for which either chose `NONE` are left out.
     """
-    both_T = (one_T >= 0) & (other_T >= 0)
+    both_T = (one_T != NONE) & (other_T != NONE)
     one_T, other_T = (x[both_T].unique(return_inverse=True)[1] for x in (one_T, other_T))
     num_one, num_other = (int(x.max()) + 1 if len(x) else 0 for x in (one_T, other_T))
     return ami(pair_counts(one_T, other_T, num_one, num_other))

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from hmoe.metrics.stability import NONE
+
 
 def found_and_asked(expert_TK: Tensor, exact_TJ: Tensor) -> tuple[Tensor, Tensor]:
     """Experts of the exact choice that were found, and how many it has: two int64 scalars.
 
-    Experts of a token come in any order; a negative number stands for none.
+    Experts of a token come in any order, `NONE` where there is none.
     """
-    asked_TJ = exact_TJ >= 0
+    asked_TJ = exact_TJ != NONE
     found_TJ = (exact_TJ[:, :, None] == expert_TK[:, None, :]).any(-1) & asked_TJ
     return found_TJ.sum(), asked_TJ.sum()
 

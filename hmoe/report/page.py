@@ -22,6 +22,7 @@ from hmoe.report.importance import ENOUGH
 from hmoe.report.loads import load_figures
 from hmoe.report.paper import write_paper
 from hmoe.report.search_figures import hypervolume_figure, importance_figure, timeline_figure
+from hmoe.report.settled import churn_levels, declared_margin, settled_rows, unsettled
 from hmoe.report.style import look_of
 from hmoe.report.tables import (
     Spread,
@@ -86,6 +87,7 @@ def html(study: Study) -> str:
     for name, objective in (("quality-curve", quality), ("balance-curve", balance)):
         if objective and (curve := curve_figure(study, objective)):
             figures[name] = curve
+    settled = settled_rows(study)
     loads = []
     for i, (arm, figure) in enumerate(load_figures(study)):
         figures[f"load-{i}"] = figure
@@ -100,6 +102,9 @@ def html(study: Study) -> str:
             figures={name: json.loads(figure.to_json()) for name, figure in figures.items()},
             loads=loads,
             balance_rows=balance_rows(study),
+            settled=settled,
+            churn_levels=churn_levels(settled),
+            margin=declared_margin(study),
             trials=trials(study),
             confirm_runs=confirm_runs(study),
             efforts=effort_rows(study),
@@ -135,6 +140,7 @@ def _facts(study: Study) -> dict[str, Any]:
         "registered": registered(study),
         "deviations": deviations(study),
         "ends": end_rows(study),
+        "unsettled": unsettled(study),
         "varied": varied_params(study),
         "circumstances": circumstances(study),
     }
