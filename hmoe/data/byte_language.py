@@ -111,10 +111,19 @@ class ByteLanguage(StreamData):
         return self._digest
 
     @property
-    def domain_names(self) -> tuple[tuple[str, ...], ...]:
-        """Names of the domains of each level; a batch's "domain" counts along them."""
+    def domain_names(self) -> tuple[tuple[str, ...], ...]:  # type: ignore[override]
+        """As of every set; of text that lies in one file there are none."""
         self.setup()
         return self._domain_names
+
+    @property
+    def label_names(self) -> dict[str, tuple[str, ...]]:
+        """As of every set, and the byte that is read."""
+        return super().label_names | {"byte": tuple(map(byte_name, range(NUM_BYTES)))}
+
+    def labels(self, batch: Batch) -> dict[str, Tensor]:
+        """As of every set, and the byte that is read."""
+        return super().labels(batch) | {"byte": batch["x"].flatten()}
 
     @property
     def train_bytes(self) -> np.ndarray:
@@ -196,6 +205,13 @@ class ByteLanguage(StreamData):
             piece = torch.searchsorted(corpus.first, place, right=True) - 1
             batch["domain"] = corpus.domain[piece]
         return batch
+
+
+def byte_name(byte: int) -> str:
+    """Return a byte as people write it: "a", "space", "\\n", and "\\xe9" beyond ASCII."""
+    if byte == ord(" "):
+        return "space"
+    return repr(bytes([byte]))[2:-1].replace("\\\\", "\\")
 
 
 def _corpus(pieces: list[Piece], names: list[list[str]]) -> Corpus:

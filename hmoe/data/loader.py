@@ -18,7 +18,7 @@ from torch import Tensor
 from hmoe.errors import ConfigError
 
 Batch = dict[str, Tensor]
-"""One batch: "x" and "y", and "domain" where the bytes of a text come from known places."""
+"""One batch: "x" and "y", and "domain" where it is known what the tokens come from."""
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -111,15 +111,34 @@ class SplitLoader:
     def __iter__(self) -> Iterator[Batch]:
         return map(self._batch_of, self._rows)
 
+    def spread(self, num_rows: int) -> "SplitLoader":
+        """Return a pass over this many of the rows, or all there are, evenly spread over this one.
+
+        Its batches are as large as those of this pass.
+        """
+        total = sum(map(len, self._rows))
+        num_rows = min(num_rows, total)
+        row_B = torch.cat(self._rows)[torch.arange(num_rows) * total // max(1, num_rows)]
+        return SplitLoader(
+            num_rows=num_rows,
+            batch_size=len(self._rows[0]),
+            batch_of=lambda places: self._batch_of(row_B[places]),
+        )
+
 
 class StreamData(LightningDataModule, ABC):
     """What all sets share: an endless seeded training stream, and one pass over a split.
 
     Attributes:
         floor: score -> what the best model that there can be has in it, where that is known.
+        domain_labels: what the levels of a batch's "domain" are called, coarse to fine.
+        domain_names: names of the domains of each level; a batch's "domain" counts along them. ()
+            where nothing is known.
     """
 
     floor: Mapping[str, float] = {}
+    domain_labels: tuple[str, ...] = ()
+    domain_names: tuple[tuple[str, ...], ...] = ()
 
     @abstractmethod
     def train_batch(self, step: int) -> Batch:
@@ -128,6 +147,22 @@ class StreamData(LightningDataModule, ABC):
     @abstractmethod
     def pass_over(self, split: Split) -> SplitLoader:
         """Return one pass over an evaluation split."""
+
+    @property
+    def label_names(self) -> dict[str, tuple[str, ...]]:
+        """What is known of every token, and the names of its values: label -> value -> name.
+
+        What a gate may have found out: domains, and what else the set adds.
+        """
+        return dict(zip(self.domain_labels, self.domain_names, strict=False))
+
+    def labels(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the value that every label has for every token of a batch: int64 (tokens,) each.
+
+        Tokens are in the order in which a model lays them end to end, the last axis fastest.
+        """
+        levels = enumerate(zip(self.domain_labels, self.domain_names, strict=False))
+        return {label: batch["domain"][..., level].flatten() for level, (label, _) in levels}
 
     def train_dataloader(self) -> StepLoader:
         """Return the endless training stream, from the trainer's step on."""

@@ -20,6 +20,7 @@ from math import log
 from typing import Literal
 
 import numpy as np
+import torch
 
 from hmoe.data.checks import check_at_least
 from hmoe.data.loader import SPLITS, Split
@@ -104,6 +105,9 @@ class Truth:
 class Planted(RowData):
     """Rows of a known mixture: x float32 (B, in_dim), y float32 (B, out_dim) or int64 (B,).
 
+    Domains are where the truth has the row: its node on every level, or its expert where that sits
+    above.
+
     Args:
         batch_size: rows a batch.
         seed: seed of the training stream; neither truth nor rows depend on it.
@@ -155,6 +159,20 @@ class Planted(RowData):
         self.num_rows = (num_train, num_val, num_test)
 
     @property
+    def domain_labels(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What the levels of the truth are called; the last is "expert"."""
+        levels = self.truth.num_levels
+        named = ("department", "team", *(f"level_{level}" for level in range(2, levels)))
+        return (*named[: levels - 1], "expert")
+
+    @property
+    def domain_names(self) -> tuple[tuple[str, ...], ...]:  # type: ignore[override]
+        """The nodes of the truth, a level with the experts above it."""
+        tree = self.truth
+        cuts = [tree.cut(level) for level in range(tree.num_levels)]
+        return tuple(tuple(tree.path_N[node] for node in cut) for cut in cuts)
+
+    @property
     def floor(self) -> dict[str, float]:
         """The scores of the best model that there can be, which knows the truth."""
         if self.task == "regression":
@@ -176,13 +194,13 @@ class Planted(RowData):
         node_R = np.array(truth.tree.node_E)[expert_R]
         x_RD = truth.center_ND[node_R] + draw.normal(size=(len(node_R), self.in_dim))
         y_R = self._targets(truth.answers(x_RD), draw)
+        domain_RL = torch.from_numpy(_domains(truth.tree, truth.expert_of(x_RD)))
         # One scale for all features: what is near stays near.
         x_RD = (x_RD / np.sqrt(np.square(x_RD).mean())).astype(np.float32)
         ends = np.cumsum(self.num_rows)
-        return {
-            split: (x_RD[start:end], y_R[start:end])
-            for split, start, end in zip(SPLITS, [0, *ends], ends, strict=False)
-        }
+        parts = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+        self._domains = {split: domain_RL[part] for split, part in zip(SPLITS, parts, strict=True)}
+        return {split: (x_RD[part], y_R[part]) for split, part in zip(SPLITS, parts, strict=True)}
 
     def _targets(self, answer_RO: Array, draw: np.random.RandomState) -> Array:
         noise: Array
@@ -197,6 +215,18 @@ class Planted(RowData):
     def _digested(self, values: Array) -> bytes:
         # Rounded, since another machine's products differ in the last bits.
         return super()._digested(np.round(values, 4) + 0.0)
+
+
+def _domains(tree: Tree, expert_R: Array) -> Array:
+    """For every row the place of its node among those of every level's cut, int64 (R, L)."""
+    place_EL = np.empty((tree.num_experts, tree.num_levels), dtype=np.int64)
+    for level in range(tree.num_levels):
+        place = {node: place for place, node in enumerate(tree.cut(level))}
+        for expert, node in enumerate(tree.node_E):
+            while node not in place:
+                node = tree.parent_N[node]
+            place_EL[expert, level] = place[node]
+    return place_EL[expert_R]
 
 
 def _check(truth: Tree, distance: list[float], target: str, noise: float, out_dim: int) -> None:

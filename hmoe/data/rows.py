@@ -19,7 +19,9 @@ from hmoe.errors import ConfigError
 class RowData(StreamData):
     """Vectors x (B, in_dim) and targets y (B, ...).
 
-    A set adds `task`, `in_dim`, `out_dim` and `_load`.
+    A set adds `task`, `in_dim`, `out_dim` and `_load`; one that knows what its rows come from
+    puts that into `_domains`, int64 (rows, levels) of every split. Of classification the class is
+    a label.
 
     Args:
         batch_size: rows a batch, in training and in evaluation.
@@ -27,7 +29,8 @@ class RowData(StreamData):
     """
 
     input_kind = "vectors"
-    domain_names: tuple[tuple[str, ...], ...] = ()
+    task: str
+    out_dim: int
 
     def __init__(self, *, batch_size: int, seed: int) -> None:
         super().__init__()
@@ -36,6 +39,7 @@ class RowData(StreamData):
         self.batch_size = batch_size
         self.seed = seed
         self._rows: dict[Split, tuple[Tensor, Tensor]] = {}
+        self._domains: dict[Split, Tensor] = {}
         self._digest = ""
 
     @abstractmethod
@@ -91,6 +95,20 @@ class RowData(StreamData):
             batch_of=lambda rows: self._batch(split, rows),
         )
 
+    @property
+    def label_names(self) -> dict[str, tuple[str, ...]]:
+        """As of every set, and the classes, by their numbers."""
+        own = {"class": tuple(map(str, range(self.out_dim)))}
+        return super().label_names | (own if self.task == "classification" else {})
+
+    def labels(self, batch: Batch) -> dict[str, Tensor]:
+        """As of every set, and the classes."""
+        own = {"class": batch["y"]}
+        return super().labels(batch) | (own if self.task == "classification" else {})
+
     def _batch(self, split: Split, rows: Tensor) -> Batch:
         x, y = self._rows[split]
-        return {"x": x[rows], "y": y[rows]}
+        batch = {"x": x[rows], "y": y[rows]}
+        if self._domains:
+            batch["domain"] = self._domains[split][rows]
+        return batch

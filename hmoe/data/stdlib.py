@@ -47,6 +47,8 @@ class Stdlib(ByteLanguage):
         DataError (from setup): this Python comes without sources.
     """
 
+    domain_labels = ("package", "module")
+
     def _source(self) -> Path:
         return stdlib_root()
 

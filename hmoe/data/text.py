@@ -37,6 +37,8 @@ class Text(ByteLanguage):
         DataError (from setup): nothing at root, no text there, too little for one window.
     """
 
+    domain_labels = ("folder", "file")
+
     def __init__(
         self,
         *,

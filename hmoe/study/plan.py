@@ -30,7 +30,6 @@ _RUN_BYTES = 100_000  # configuration and result, twice
 _LINE_BYTES = 1_000
 _VALIDATION_BYTES = 6_000
 _CHECKPOINT_BYTES = 40_000
-_CHECKPOINTS_KEPT = 2
 _MOMENTS = 2  # that AdamW keeps of every parameter
 
 
@@ -247,7 +246,9 @@ def _run_bytes(arm: PlannedArm) -> int:
     lines = options.max_steps // options.log_every
     validations = -(-options.max_steps // options.val_every)
     logs = _RUN_BYTES + lines * _LINE_BYTES + validations * _VALIDATION_BYTES
-    return logs + _CHECKPOINTS_KEPT * _checkpoint_bytes(arm)
+    saved = -(-options.max_steps // options.checkpoint_every)
+    kept = saved if options.keep_checkpoints is None else min(saved, options.keep_checkpoints)
+    return logs + kept * _checkpoint_bytes(arm)
 
 
 def _checkpoint_bytes(arm: PlannedArm) -> int:

@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill at any moment: written aside, synced, renamed, two kept."""
+"""Checkpoints that survive a kill at any moment: written aside, synced, renamed, the last kept."""
 
 import hashlib
 import os
@@ -40,7 +40,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class Checkpoints(pl.Callback):
-    """Save to `folder` as the options say, keep the last two, carry along what Lightning does not.
+    """Save to `folder` as the options say, keep the last, carry along what Lightning does not.
 
     A step that is validated is saved after its validation: a run that goes on from there has the
     numbers of that validation in its event log. Carried along are the random state, so that a
@@ -81,7 +81,9 @@ class Checkpoints(pl.Callback):
     def _save(self, trainer: pl.Trainer) -> None:
         if self.options.saves_at(trainer.global_step):
             trainer.save_checkpoint(self.folder / f"step_{trainer.global_step:08d}.ckpt")
-            for old in sorted(self.folder.glob("step_*.ckpt"))[:-2]:
+            kept = self.options.keep_checkpoints
+            saved = sorted(self.folder.glob("step_*.ckpt"))
+            for old in saved[: 0 if kept is None else -kept]:
                 old.unlink()
                 old.with_suffix(_DIGEST).unlink(missing_ok=True)
 
@@ -89,11 +91,20 @@ class Checkpoints(pl.Callback):
 def latest(folder: Path) -> Path | None:
     """The newest whole checkpoint of a folder; damaged ones are passed over with a warning."""
     for path in sorted(folder.glob("step_*.ckpt"), reverse=True):
-        digest = path.with_suffix(_DIGEST)
-        if digest.exists() and digest.read_text() == _digest(path):
+        if _is_whole(path):
             return path
         warnings.warn(f"{path} is damaged: going on from the one before it.", stacklevel=2)
     return None
+
+
+def whole(folder: Path) -> list[Path]:
+    """All whole checkpoints of a folder, the oldest first."""
+    return [path for path in sorted(folder.glob("step_*.ckpt")) if _is_whole(path)]
+
+
+def _is_whole(path: Path) -> bool:
+    digest = path.with_suffix(_DIGEST)
+    return digest.exists() and digest.read_text() == _digest(path)
 
 
 def _digest(path: Path) -> str:

@@ -75,6 +75,7 @@ class TrainerOptions:
     val_every: int
     log_every: int
     checkpoint_every: int
+    keep_checkpoints: int | None
     precision: Precision
     matmul_precision: Literal["highest", "high", "medium"]
     compile: bool
@@ -86,6 +87,9 @@ class TrainerOptions:
         for name in ("max_steps", "val_every", "log_every", "checkpoint_every"):
             value = getattr(self, name)
             _require(f"trainer.{name}", value, value >= 1, "a whole number of at least 1")
+        if self.keep_checkpoints is not None:
+            kept = self.keep_checkpoints
+            _require("trainer.keep_checkpoints", kept, kept >= 1, "at least 1, or null for all")
         if self.threads is not None:
             _require("trainer.threads", self.threads, self.threads >= 1, "at least 1, or null")
         _require("trainer.clip_norm", self.clip_norm, self.clip_norm > 0, "a number above 0")

@@ -126,3 +126,25 @@ def test_a_resumed_trainer_sees_the_data_of_the_uninterrupted_one(tmp_path: Path
     assert whole.validated == [359]  # the trainer's trial run: one batch is the whole split
     assert len(whole.shown) == 7
     assert first.shown + second.shown == whole.shown
+
+
+# ------------------------------------------------------------------ an even choice of rows
+
+
+def test_a_pass_is_thinned_out_evenly_and_in_order() -> None:
+    def loader(num_rows: int) -> SplitLoader:
+        return SplitLoader(num_rows=num_rows, batch_size=3, batch_of=lambda rows: {"x": rows})
+
+    def met(loader: SplitLoader) -> list[list[int]]:
+        return [batch["x"].tolist() for batch in loader]
+
+    assert met(loader(10).spread(4)) == [[0, 2, 5], [7]]
+    assert met(loader(10).spread(10)) == met(loader(10).spread(99)) == met(loader(10))
+    assert met(loader(10).spread(8).spread(4)) == [[0, 2, 5], [7]]
+
+
+def test_digits_know_their_class() -> None:
+    data = Digits(batch_size=64, seed=0, val_share=0.1, test_share=0.1)
+    batch = next(iter(data.pass_over("val")))
+    assert data.label_names == {"class": tuple("0123456789")}
+    assert torch.equal(data.labels(batch)["class"], batch["y"])

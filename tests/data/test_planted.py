@@ -161,3 +161,42 @@ def test_the_file_makes_the_set_as_it_stands() -> None:
 def test_settings_that_cannot_work_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make(**changes).setup()
+
+
+# ------------------------------------------------------------------ what is known of a row
+
+
+def test_labels_are_where_the_truth_has_the_row() -> None:
+    """Of a ragged truth a b | a.0 a.1 the level of departments has a and b, that of experts all."""
+    data = make(truth=Tree.from_spec({"a": 2, "b": 1}))
+    assert data.label_names == {"department": ("a", "b"), "expert": ("b", "a.0", "a.1")}
+    batches = list(data.pass_over("val"))
+    labels = [data.labels(batch) for batch in batches]
+    department, expert = (torch.cat([each[name] for each in labels]) for name in data.label_names)
+    assert expert.shape == (500,)
+    assert set(zip(department.tolist(), expert.tolist(), strict=True)) == {(0, 1), (0, 2), (1, 0)}
+    # The mean of the rows of an expert is its centre, in the scale of the rows.
+    truth = drawn_like(data)
+    x, _ = rows(data, "val")
+    center_ED = truth.center_ND[[1, 2, 3]]
+    scale = np.linalg.norm(center_ED) / np.linalg.norm([x[expert == e].mean(0) for e in range(3)])
+    for place in range(3):
+        mean = x[expert == place].mean(0).numpy() * scale
+        assert np.abs(mean - center_ED[place]).max() < 0.6
+
+
+def drawn_like(data: Planted) -> Truth:
+    draw = np.random.RandomState(data.truth_seed)
+    sizes = {"in_dim": data.in_dim, "out_dim": data.out_dim, "hidden_dim": data.hidden_dim}
+    return Truth.drawn(data.truth, draw, distance=data.distance, **sizes)
+
+
+def test_levels_have_names_and_classes_are_a_label() -> None:
+    def names(spec: list[int], **changes: Any) -> list[str]:
+        tree = Tree.from_spec(spec)
+        return list(make(truth=tree, distance=[6.0] * tree.num_levels, **changes).label_names)
+
+    assert names([4]) == ["expert"]
+    assert names([2, 2, 2]) == ["department", "team", "expert"]
+    assert names([2, 2, 2, 2]) == ["department", "team", "level_2", "expert"]
+    assert names([4], target="classification") == ["expert", "class"]

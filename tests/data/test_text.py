@@ -239,3 +239,29 @@ def test_data_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         make(tmp_path / "small").setup()
     with pytest.raises(DataError, match=r"whose name ends in \('\.md',\), found none"):
         make(tmp_path, suffixes=[".md"]).setup()
+
+
+def test_labels_are_folder_file_and_byte(tmp_path: Path) -> None:
+    data = make(write(tmp_path, a__x=b"A b\n" * 50, y=b"\xc3\xa9" * 100))
+    names = data.label_names
+    assert list(names) == ["folder", "file", "byte"]
+    assert [names["byte"][byte] for byte in b"A \n\\'\xc3"] == [
+        "A",
+        "space",
+        "\\n",
+        "\\",
+        "'",
+        "\\xc3",
+    ]
+    for batch in data.val_dataloader():
+        labels = data.labels(batch)
+        assert torch.equal(labels["byte"], batch["x"].flatten())
+        assert torch.equal(labels["file"], batch["domain"][..., 1].flatten())
+        for byte, file in zip(labels["byte"].tolist(), labels["file"].tolist(), strict=True):
+            assert (names["file"][file] == "y") == (byte in b"\xc3\xa9")
+
+
+def test_one_file_has_bytes_and_no_domains(tmp_path: Path) -> None:
+    data = make(write(tmp_path, y=HUNDRED))
+    assert list(data.label_names) == ["byte"]
+    assert set(data.labels(next(iter(data.val_dataloader())))) == {"byte"}

@@ -101,6 +101,19 @@ def test_the_disk_is_that_of_checkpoints_and_logs(tmp_path: Path, measured: Meas
     assert plan.disk_bytes == 2 * sum(runs) + 6_000_000 + 2 * (40_000 + 12 * max(numbers))
 
 
+@pytest.mark.parametrize(("kept", "number"), [("null", 4), (1, 1), (9, 4)])
+def test_the_disk_is_that_of_as_many_checkpoints_as_are_kept(
+    kept: object, number: int, tmp_path: Path, measured: Measured
+) -> None:
+    """Of 20 steps, one every 5, there are 4."""
+    common = next(o for o in sweep_overrides(tmp_path) if o.startswith("overrides="))
+    two = plan_of(tmp_path).arms
+    others = plan_of(tmp_path, f"{common[:-1]},'trainer.keep_checkpoints={kept}']").arms
+    differ = [o.disk_bytes - t.disk_bytes for o, t in zip(others, two, strict=True)]
+    sizes = [40_000 + 12 * row.arm.cost.total_params for row in two]
+    assert differ == [2 * (number - 2) * size for size in sizes]
+
+
 def test_pruning_is_bounded_by_all_trials_and_by_none_stopped(
     tmp_path: Path, measured: Measured
 ) -> None:

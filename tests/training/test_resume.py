@@ -1,6 +1,7 @@
 """Resuming: a run that was killed ends as one that was not, bit for bit on the CPU."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from hmoe.config import compose
 from hmoe.errors import ConfigError
 from hmoe.training import changed_settings
-from hmoe.training.checkpoints import latest
+from hmoe.training.checkpoints import latest, whole
 from tests.tiny import RUN, Killed, checkpoint, curve, events, killed, same, train_in
 
 BALANCES = ("balance=switch", "balance=bias")
@@ -140,12 +141,21 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(fails, tmp_path,
     assert train_in(tmp_path / "run")["resumed_from"] == before.name
 
 
-def test_two_checkpoints_are_kept_and_the_last_step_is_always_saved(tmp_path):
-    train_in(tmp_path / "run", "trainer.checkpoint_every=6")
-    kept = sorted(file.name for file in (tmp_path / "run" / "checkpoints").iterdir())
-    assert kept == [
-        f"step_{step:08d}.{suffix}" for step in (18, 20) for suffix in ("ckpt", "sha256")
-    ]
+@pytest.mark.parametrize(("kept", "steps"), [(2, [18, 20]), (1, [20]), ("null", [6, 12, 18, 20])])
+def test_the_last_checkpoints_are_kept_and_the_last_step_is_always_saved(kept, steps, tmp_path):
+    train_in(tmp_path / "run", "trainer.checkpoint_every=6", f"trainer.keep_checkpoints={kept}")
+    names = sorted(file.name for file in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == [f"step_{step:08d}.{suffix}" for step in steps for suffix in ("ckpt", "sha256")]
+
+
+def test_whole_checkpoints_are_those_with_their_digest(undisturbed, tmp_path):
+    shutil.copytree(undisturbed["balance=switch"] / "checkpoints", tmp_path / "copy")
+    one, other = whole(tmp_path / "copy")
+    assert (one.stem, other.stem) == ("step_00000015", "step_00000020")
+    other.write_bytes(other.read_bytes()[:-1])
+    assert whole(tmp_path / "copy") == [one]
+    one.with_suffix(".sha256").unlink()
+    assert whole(tmp_path / "copy") == []
 
 
 def test_a_line_of_the_event_log_cut_off_by_a_kill_does_no_harm(undisturbed, tmp_path):

@@ -283,7 +283,12 @@ def test_bfloat16_is_refused_on_a_gpu_without_it(precision, monkeypatch):
     "override",
     [
         *("trainer.max_steps=0", "trainer.val_every=0", "trainer.log_every=-1"),
-        *("trainer.checkpoint_every=0", "trainer.threads=0", "trainer.clip_norm=0"),
+        *(
+            "trainer.checkpoint_every=0",
+            "trainer.keep_checkpoints=0",
+            "trainer.threads=0",
+            "trainer.clip_norm=0",
+        ),
         *("optim.lr=0", "optim.weight_decay=-1", "optim.warmup_steps=-1", "optim.betas=[0.9]"),
         *("optim.betas=[0.9,1.0]", "trainer.precision=16-true", "trainer.accelerator=tpu"),
     ],
