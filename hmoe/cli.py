@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hmoe.cli_views import compare, publish, report, repro, ui
+from hmoe.cli_views import compare, inspect, publish, report, repro, ui
 from hmoe.config import CONF, compose, digest, plain_values, read_system
 from hmoe.errors import ConfigError, HmoeError
 
@@ -223,6 +223,7 @@ _COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "report": (report, "hmoe report sweep=hierarchy"),
     "compare": (compare, "hmoe compare hierarchy/flat hierarchy/two_level"),
     "repro": (repro, "hmoe repro runs/hierarchy/flat/trial_000"),
+    "inspect": (inspect, "hmoe inspect runs/hierarchy/two_level/trial_000 tokens=65536"),
     "ui": (ui, "hmoe ui port=5000"),
     "bench": (bench, "hmoe bench train rounds=9"),
 }

@@ -1,13 +1,19 @@
-"""The commands that look at what is there: report, compare, repro, ui.
+"""The commands that look at what is there: report, compare, repro, inspect, ui.
 
 Heavy libraries are imported inside the commands, as in `hmoe.cli`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from hmoe.config import plain_values
 from hmoe.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hmoe.tracking import Run
 
 
 def report(overrides: Sequence[str]) -> int:
@@ -28,24 +34,56 @@ def compare(words: Sequence[str]) -> int:
 
     from hmoe.report import find_side, print_comparison
 
-    (a, b), runs = _names(words, ("A", "B"))
+    (a, b), options = _names(words, ("A", "B"))
+    runs = Path(options["runs"])
     print_comparison(Console(), find_side(runs, a), find_side(runs, b))
     return 0
 
 
 def repro(words: Sequence[str]) -> int:
     """Print the command that repeats a run, and whether what it rested on is still the same."""
-    from hmoe.tracking import find_run, run_folder_of
     from hmoe.training import check_run
 
-    (name,), runs = _names(words, ("RUN",))
-    folder = Path(name) if Path(name).is_dir() else run_folder_of(runs, find_run(runs, name))
+    (name,), options = _names(words, ("RUN",))
+    folder, _ = _run_named(Path(options["runs"]), name)
     command, checks = check_run(folder)
     print(command)
     for check in checks:
         told = "same" if check.same else f"differs: then {check.then}, now {check.now}"
         print(f"{check.name:20} {told}")
     return 0 if all(check.same for check in checks) else 1
+
+
+def inspect(words: Sequence[str]) -> int:
+    """Look into a trained run: load, knowledge and weight of every node, written beside it."""
+    from rich.console import Console
+
+    from hmoe.inspection import inspect_run, print_inspection
+    from hmoe.tracking import Store
+
+    known = {"split": "val", "tokens": 65536, "checkpoints": None, "out": None}
+    (name,), options = _names(words, ("RUN",), known)
+    if not isinstance(options["tokens"], int):
+        raise ConfigError(f"tokens = {options['tokens']}: expected a whole number.")
+    runs = Path(options["runs"])
+    folder, run = _run_named(runs, name)
+    with _progress() as show:
+        inspection = inspect_run(
+            folder,
+            split=options["split"],
+            tokens=options["tokens"],
+            name=run.name if run else folder.name,
+            arm=run.arm if run and run.arm != run.name else "",
+            checkpoints=Path(options["checkpoints"]) if options["checkpoints"] else None,
+            show=show,
+        )
+    out = Path(options["out"]) if options["out"] else folder / "inspection"
+    inspection.save(out)
+    if run is not None:
+        Store(runs).log_folder(run.id, out, "inspection")
+    print_inspection(Console(), inspection)
+    print(out)
+    return 0
 
 
 def ui(overrides: Sequence[str]) -> int:
@@ -76,13 +114,40 @@ def publish(runs: Path, name: str, *, paper: bool = False) -> int:
     return 0
 
 
-def _names(words: Sequence[str], wanted: Sequence[str]) -> tuple[list[str], Path]:
-    """The names among the words, as many as wanted, and the runs folder."""
+def _run_named(runs: Path, name: str) -> tuple[Path, "Run | None"]:
+    """The folder of a run, and the run where it was tracked, of a folder, a name or an id."""
+    from hmoe.tracking import find_run, run_folder_of, run_in
+
+    if Path(name).is_dir():
+        return Path(name), run_in(runs, Path(name))
+    run = find_run(runs, name)
+    return run_folder_of(runs, run), run
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Show on standard error what is being done, and how far it is."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("")
+
+        def show(what: str, done: int, total: int) -> None:
+            progress.update(task, description=what, completed=done, total=total)
+
+        yield show
+
+
+def _names(
+    words: Sequence[str], wanted: Sequence[str], known: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[list[str], dict[str, Any]]:
+    """The names among the words, as many as wanted, and the options, the runs folder with them."""
     names = [word for word in words if "=" not in word]
     if len(names) != len(wanted):
         raise ConfigError(
             f"{' '.join(wanted)}: {len(names)} names given, {len(wanted)} expected: runs by name, "
             "id or folder, or arms as study/arm."
         )
-    options = plain_values([word for word in words if "=" in word], {"runs": "runs"})
-    return names, Path(options["runs"])
+    return names, plain_values([word for word in words if "=" in word], {"runs": "runs", **known})

@@ -16,6 +16,7 @@ import pytest
 from mlflow import MlflowClient
 
 from hmoe import cli
+from hmoe.metrics import Inspection
 from hmoe.study import SweepInterruptedError, registration
 from tests.tiny import RUN, checkpoint, same, sweep_overrides
 from tests.tracking.fake import empty_store
@@ -139,6 +140,11 @@ def test_who_follows_a_run_does_not_wait_for_mlflow():
         ("repro", "RUN: 0 names given, 1 expected"),
         ("repro one", "no tracked runs there"),
         ("repro one rusn=x", "'rusn' is not an option here; there are runs. Did you mean 'runs'?"),
+        ("inspect", "RUN: 0 names given, 1 expected"),
+        ("inspect one", "no tracked runs there"),
+        ("inspect . tokens=many", "tokens = many: expected a whole number"),
+        ("inspect . splitt=val", "Did you mean 'split'?"),
+        ("inspect .", "holds no config.yaml, so it is not the folder of a run"),
         ("report sweep=hierarchy", "no tracked runs there"),
         ("report", "sweep= is missing"),
         ("report sweep=hierarchy paper=svg", "paper = svg: expected true or false"),
@@ -444,3 +450,30 @@ def test_a_run_that_diverges_exits_with_1_and_says_so():
     (run,) = tracked(Path("runs"))
     assert (run.info.status, run.data.tags["hmoe.state"]) == ("FAILED", "diverged")
     assert run.data.tags["hmoe.reason"].startswith("train/loss is nan")
+
+
+# ------------------------------------------------------------------- inspecting
+
+
+def test_a_run_is_inspected_by_its_name_or_folder_and_kept_in_mlflow(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", *RUN, "name=small", "tree.spec={sales: 2, legal: 1}"])
+    assert ended.value.code == 0
+    folder = Path("runs/train/small")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["inspect", "small", "tokens=50"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert "small: 50 tokens of val, step 20" in shown
+    assert {"sales", "legal"} <= set(shown.replace("│", " ").split())
+    assert shown.splitlines()[-1] == str(folder / "inspection")
+    record = Inspection.load(folder / "inspection")
+    assert (record.run, record.arm, record.num_tokens) == ("small", "", 50)
+    client = MlflowClient(tracking_uri="sqlite:///runs/mlflow.db")
+    kept = client.list_artifacts((folder / "mlflow_run_id").read_text(), "inspection")
+    assert {Path(file.path).name for file in kept} == {"arrays.npz", "inspection.json"}
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["inspect", str(folder), "split=test", "out=elsewhere", "tokens=50"])
+    assert ended.value.code == 0
+    assert Inspection.load(Path("elsewhere")).split == "test"

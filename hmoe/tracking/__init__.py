@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         find_run,
         read_study,
         run_folder_of,
+        run_in,
         study_names,
         with_history,
     )
@@ -47,6 +48,7 @@ __all__ = [
     "find_run",
     "read_study",
     "run_folder_of",
+    "run_in",
     "serve",
     "study_names",
     "ui_command",

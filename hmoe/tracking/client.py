@@ -13,6 +13,7 @@ from mlflow.entities import Run as MlflowRun
 from hmoe.errors import ConfigError
 
 PARENT = "mlflow.parentRunId"
+RUN_ID = "mlflow_run_id"  # the file of a run folder that holds the id
 _PAGE = 1000
 
 

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
 
 from hmoe.errors import ConfigError, nearest
-from hmoe.tracking.client import PARENT, artifact_root, check_store, open_client, search
+from hmoe.tracking.client import PARENT, RUN_ID, artifact_root, check_store, open_client, search
 from hmoe.tracking.record import STATUS
 
 _SWEEP = "sweep"
@@ -214,6 +214,14 @@ def find_run(runs: Path, name: str) -> Run:
         raise ConfigError(f"run = {name!r}: there are {', '.join(found)}; say which.")
     names = [full.partition("/")[2] for full, _ in known]
     raise ConfigError(f"run = {name!r}: no run in {runs.resolve()} has it.{nearest(name, names)}")
+
+
+def run_in(runs: Path, folder: Path) -> Run | None:
+    """The run that was tracked from a run folder; None where there is none of it under `runs`."""
+    try:
+        return find_run(runs, (folder / RUN_ID).read_text().strip())
+    except (OSError, ConfigError):
+        return None
 
 
 def run_folder_of(runs: Path, run: Run) -> Path:

@@ -20,7 +20,7 @@ from mlflow.exceptions import MlflowException
 
 from hmoe.errors import ConfigError, nearest
 from hmoe.files import write_atomically
-from hmoe.tracking.client import PARENT, artifact_root, open_client, search
+from hmoe.tracking.client import PARENT, RUN_ID, artifact_root, open_client, search
 from hmoe.tracking.events import Bookmark, new_events
 from hmoe.tracking.record import (
     STATUS,
@@ -34,7 +34,6 @@ from hmoe.tracking.record import (
 from hmoe.tracking.redact import redact, redact_command
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
-_RUN_ID = "mlflow_run_id"
 _BATCH = 1000  # MLflow's limit of metrics a call
 _NUM_TAGS = 100  # MLflow's limit of tags, and of params, a call
 
@@ -138,7 +137,7 @@ class Store:
         else:
             run_id = self._client.create_run(self.experiment(study), run_name=name).info.run_id
             folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(folder / _RUN_ID, run_id)
+            write_atomically(folder / RUN_ID, run_id)
         tags: dict[str, Any] = {
             "hmoe.kind": kind,
             "hmoe.state": "running",
@@ -225,6 +224,10 @@ class Store:
         if report is not None:
             self._client.log_artifacts(parent, str(report), "report")
 
+    def log_folder(self, run_id: str, folder: Path, name: str) -> None:
+        """Keep what is in a folder as an artifact of a run, in place of what had that name."""
+        self._client.log_artifacts(run_id, str(folder), name)
+
     def close_orphans(self, study: str | None = None) -> list[str]:
         """Close runs that a dead process left RUNNING; returns their ids.
 
@@ -253,7 +256,7 @@ class Store:
     def _known_run(self, folder: Path) -> str | None:
         """The run of a run folder, None if it has none that still exists."""
         try:
-            run = self._client.get_run((folder / _RUN_ID).read_text().strip())
+            run = self._client.get_run((folder / RUN_ID).read_text().strip())
         except (OSError, MlflowException):
             return None
         return run.info.run_id if run.info.lifecycle_stage == "active" else None

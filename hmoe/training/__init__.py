@@ -1,15 +1,16 @@
 """One LightningModule, one train(cfg), and children that run it in processes of their own."""
 
+from hmoe.training.checkpoints import whole
 from hmoe.training.child import Child, start_server, write_failure
 from hmoe.training.em import fit
-from hmoe.training.folder import changed_settings, held
+from hmoe.training.folder import CONFIG, changed_settings, held
 from hmoe.training.learner import Learner, stretches
 from hmoe.training.options import AdamW, TrainerOptions
 from hmoe.training.probe import Probe, probe, shortened
 from hmoe.training.process import keep_memory, spared_collection
 from hmoe.training.progress import EpochBar
 from hmoe.training.repro import Check, check_run
-from hmoe.training.tasks import competitive, own
+from hmoe.training.tasks import Task, competitive, mean_of, own
 from hmoe.training.train import (
     Parts,
     assemble,
@@ -21,6 +22,7 @@ from hmoe.training.train import (
 )
 
 __all__ = [
+    "CONFIG",
     "AdamW",
     "Check",
     "Child",
@@ -28,6 +30,7 @@ __all__ = [
     "Learner",
     "Parts",
     "Probe",
+    "Task",
     "TrainerOptions",
     "assemble",
     "changed_settings",
@@ -37,6 +40,7 @@ __all__ = [
     "held",
     "keep_memory",
     "make_trainer",
+    "mean_of",
     "own",
     "probe",
     "provenance",
@@ -47,5 +51,6 @@ __all__ = [
     "tokens_per_step",
     "train",
     "validation_metrics",
+    "whole",
     "write_failure",
 ]
