@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from hmoe.data import SplitLoader
 from hmoe.inspection.knowing import knowledge
-from hmoe.inspection.observe import Seen, fitting, observe
+from hmoe.inspection.observe import Observation, Seen, fitting, observe
 from hmoe.inspection.over_time import histories
 from hmoe.inspection.routes import masked, policies, search_gap
 from hmoe.inspection.run import TrainedRun, digest_of, load_run
@@ -30,6 +30,7 @@ from hmoe.metrics import (
 )
 
 _TRIED_TOKENS = 8192  # of interventions, each of which is a pass of its own
+_TRIED_IN_ALL = 2**17  # tokens of all nodes of a layer that are shut, so that it ends soon
 _MASKED_UNITS = 64  # of a level, the busiest; of most trees all
 _MASKED_EXPERTS = 32  # the busiest
 _MOST_PAIRED = 256  # nodes of a level whose pairs are counted
@@ -71,7 +72,7 @@ def inspect_run(
     seen = observe(run, batches, _counter(show, f"reading {split}", len(batches)))
     counter = _counter(show, "checkpoints", len(run.checkpoints))
     over_time = histories(run, batches, seen, counter)
-    tried = run.pass_over(split, min(seen.num_tokens, max(run.tokens_per_row, _TRIED_TOKENS)))
+    tried = run.pass_over(split, _num_tried(run, seen))
     tried_loss = run.loss(tried)
     num_searches = max(len(policies(layer)) for layer in run.layers.values())
     recalls, policy_loss = search_gap(run, tried, _counter(show, "searches", num_searches))
@@ -127,6 +128,13 @@ def _facts(seen: Seen) -> dict[str, Any]:
         "locality_random": random_locality(tree, round(per_token)),
         "choice_T": seen.heaviest_T.numpy(),
     }
+
+
+def _num_tried(run: TrainedRun, seen: Observation) -> int:
+    """Tokens of an intervention: the more nodes are to be shut, the fewer."""
+    most = max(len(nodes_to_mask(here.tree, here.load_N)) for here in seen.layers.values())
+    wanted = min(_TRIED_TOKENS, _TRIED_IN_ALL // most)
+    return min(seen.num_tokens, max(run.tokens_per_row, wanted))
 
 
 def _masked(

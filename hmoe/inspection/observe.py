@@ -62,8 +62,11 @@ class Seen:
 
     @property
     def heaviest_T(self) -> Tensor:
-        """The expert that weighs most for each token; `NONE` for a token without rows."""
-        row_R = self.weight_R.argsort(stable=True)
+        """The expert that weighs most for each token, of all heads, the first row's of equals.
+
+        `NONE` for a token without rows.
+        """
+        row_R = self.weight_R.argsort(descending=True, stable=True).flip(0)
         expert_T = np.full(self.num_tokens, NONE)
         # Of entries of one place numpy keeps the last, here the heaviest.
         expert_T[self.token_R[row_R].numpy()] = self.expert_R[row_R].numpy()

@@ -138,7 +138,10 @@ def load_run(folder: Path, checkpoints: Path | None = None) -> TrainedRun:
     found = whole(checkpoints)
     if not found:
         raise ConfigError(f"{said} {checkpoints} holds no whole checkpoint. Train it first.")
-    parts = assemble(cfg)
+    try:
+        parts = assemble(cfg)
+    except ConfigError as error:
+        raise ConfigError(f"{said} its settings no longer make a model: {error}") from error
     layers = {n: m for n, m in parts.model.named_modules() if isinstance(m, HMoE)}
     if not layers:
         raise ConfigError(

@@ -221,6 +221,7 @@ def test_rows_by_hand() -> None:
     """Token 0 has experts 3 (heavier) and 0, token 1 none, token 2 expert 1."""
     seen = rows([0, 0, 2], [0, 3, 1], [0.2, 0.8, 1.0], 3)
     assert seen.heaviest_T.tolist() == [3, -1, 1]
+    assert rows([0, 0, 0], [2, 0, 1], [0.4, 0.4, 0.2], 1).heaviest_T.tolist() == [2]
     assert seen.chosen_TK.tolist() == [[0, 3], [-1, -1], [1, -1]]
     assert seen.load_E.tolist() == [1, 1, 0, 1]
     np.testing.assert_allclose(seen.load_N, [2 / 3, 1 / 3, 1 / 3, 1 / 3, 0, 1 / 3])
@@ -262,6 +263,15 @@ def test_mistakes_are_told(digits: Run, tmp_path: Path) -> None:
     (other / "result.json").write_text('{"state": "diverged"}')
     with pytest.raises(ConfigError, match="diverged"):
         inspected(other)
+
+
+def test_a_run_of_an_earlier_version_is_named(digits: Run, tmp_path: Path) -> None:
+    shutil.copytree(digits[0], tmp_path / "old")
+    config = tmp_path / "old" / "config.yaml"
+    config.write_text(config.read_text().replace("  keep_checkpoints: null\n", ""))
+    message = "settings no longer make a model: trainer.keep_checkpoints: must be given"
+    with pytest.raises(ConfigError, match=message):
+        inspected(tmp_path / "old")
 
 
 def test_a_model_without_an_organisation(tmp_path: Path) -> None:
