@@ -164,7 +164,9 @@ def search_gap(
     """
     rules = {name: policies(layer) for name, layer in run.layers.items()}
     names = list(dict.fromkeys(name for each in rules.values() for name in each))
-    found = {name: _Recalls(run.layers[name], each) for name, each in rules.items() if each}
+    found = {
+        name: _Recalls(run.layers[name], each, run.device) for name, each in rules.items() if each
+    }
     losses = {}
     for policy in names:
         routes: dict[HMoE, Route] = {
@@ -180,10 +182,9 @@ def search_gap(
 class _Recalls:
     """Recall of a layer's policies, added up while it searches exactly."""
 
-    def __init__(self, layer: HMoE, rules: Mapping[str, Selection]) -> None:
+    def __init__(self, layer: HMoE, rules: Mapping[str, Selection], device: torch.device) -> None:
         self.layer = layer
         self.rules = rules
-        device = next(layer.gate.parameters(), torch.zeros(())).device
         self.found = {name: RecallMetrics().to(device) for name in rules}
 
     def route(self, x_TD: Tensor, key_T: Tensor | None) -> Routing:

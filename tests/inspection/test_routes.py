@@ -143,7 +143,7 @@ def test_searches_that_there_are() -> None:
 def test_greedy_descent_misses_the_best_expert_of_the_other_department() -> None:
     """Paths .3 .3 | .36 .04: the best is in the second department, which looks worse."""
     layer = by_bias(top_down(), [0.6, 0.4, 0.5, 0.5, 0.9, 0.1])
-    recalls = _Recalls(layer, policies(layer))
+    recalls = _Recalls(layer, policies(layer), torch.device("cpu"))
     with torch.no_grad():
         chosen = recalls.route(torch.ones(3, DIM), None)
         greedy = recalls.plain("beam 1")(torch.ones(3, DIM), None)
@@ -155,7 +155,7 @@ def test_greedy_descent_misses_the_best_expert_of_the_other_department() -> None
 def test_a_search_of_two_finds_one_of_them() -> None:
     """Two of .3 .3 | .36 .04: exact finds 2 and one of 0, 1; greedy 0 and 1."""
     layer = by_bias(top_down(), [0.6, 0.4, 0.5, 0.5, 0.9, 0.1], best(2))
-    recalls = _Recalls(layer, policies(layer))
+    recalls = _Recalls(layer, policies(layer), torch.device("cpu"))
     with torch.no_grad():
         recalls.route(torch.ones(3, DIM), None)
     assert recalls.shares() == {"exact": 1.0, "beam 1": 0.5}
