@@ -25,9 +25,7 @@ from hmoe.metrics import (
 )
 from tests.cases import DIM, TREES, make_layer, make_routing
 
-NAMES = (
-    *("cv", "max_violation", "min_violation", "entropy", "effective", "gini", "dead", "starved"),
-)
+NAMES = ["cv", "max_violation", "min_violation", "entropy", "effective", "gini", "dead", "starved"]
 EVEN = (0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0)
 FOUR = (sqrt(0.5), 1.0, 1.0, 0.75, 2**1.5 / 4, 0.375, 0.25, 0.25)  # shares 1/2, 1/4, 1/4, 0
 UNIFORM = [tree for tree, spec in TREES.items() if isinstance(spec, list)]
@@ -226,9 +224,6 @@ def test_gini_is_half_the_mean_difference_of_experts_by_cut(tree: Tree) -> None:
         ratio_C = share_C / even_C
         differences = (ratio_C[:, None] - ratio_C).abs() * even_C[:, None] * even_C
         assert gini(share_C, even_C).item() == pytest.approx(differences.sum().item() / 2)
-
-
-# ------------------------------------------------------------------ no rows
 
 
 def test_without_rows_all_nodes_are_dead_and_nothing_looks_even(tree: Tree) -> None:
