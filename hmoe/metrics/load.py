@@ -101,21 +101,32 @@ STATISTICS = {
     "starved": starved_share,
 }
 LARGER_IS_BETTER = frozenset({"entropy", "effective"})
+# What a run tells of every level; of the rest it tells the experts' alone, or its keys would be too
+# many to find one.
+ON_LEVELS = ("cv", "max_violation", "entropy", "dead")
 DROPPED = "dropped/expert"
 
 
+def level_statistics(load_E: Tensor, tree: Tree) -> dict[str, list[float]]:
+    """All statistics of all levels: {"cv": [of level 0, of level 1, ...], ...}."""
+    shares = [cut_shares(load_E, tree, level) for level in range(tree.num_levels)]
+    return {
+        name: [statistic(*share).item() for share in shares]
+        for name, statistic in STATISTICS.items()
+    }
+
+
 def load_statistics(load_E: Tensor, tree: Tree) -> dict[str, float]:
-    """All statistics at all levels: {"cv/level_0": ..., "cv/expert": ...}.
+    """What a run tells: {"cv/level_0": ..., "cv/expert": ..., "gini/expert": ...}.
 
     "expert" is the cut through all experts, the same question on every tree; on the last level
     the two coincide.
     """
     result = {}
-    levels = [(f"level_{level}", level) for level in range(tree.num_levels)]
-    for name, level in [*levels, ("expert", tree.num_levels - 1)]:
-        share_C, even_C = cut_shares(load_E, tree, level)
-        for key, statistic in STATISTICS.items():
-            result[f"{key}/{name}"] = statistic(share_C, even_C).item()
+    for name, values in level_statistics(load_E, tree).items():
+        if name in ON_LEVELS:
+            result |= {f"{name}/level_{level}": value for level, value in enumerate(values)}
+        result[f"{name}/expert"] = values[-1]
     return result
 
 

@@ -16,6 +16,7 @@ from hmoe.metrics import (
     dead_share,
     effective_share,
     gini,
+    level_statistics,
     load_statistics,
     max_violation,
     min_violation,
@@ -24,16 +25,21 @@ from hmoe.metrics import (
 )
 from tests.cases import DIM, TREES, make_layer, make_routing
 
-NAMES = (
-    *("cv", "max_violation", "min_violation", "entropy", "effective", "gini", "dead", "starved"),
-)
+NAMES = ["cv", "max_violation", "min_violation", "entropy", "effective", "gini", "dead", "starved"]
 EVEN = (0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0)
 FOUR = (sqrt(0.5), 1.0, 1.0, 0.75, 2**1.5 / 4, 0.375, 0.25, 0.25)  # shares 1/2, 1/4, 1/4, 0
 UNIFORM = [tree for tree, spec in TREES.items() if isinstance(spec, list)]
 
 
 def statistics(tree: Tree, loads: list[int]) -> dict[str, float]:
-    return load_statistics(torch.tensor(loads), tree)
+    return everything(torch.tensor(loads), tree)
+
+
+def everything(load_E: torch.Tensor, tree: Tree) -> dict[str, float]:
+    """All statistics of all levels, and those of the last as "expert"."""
+    found = level_statistics(load_E, tree)
+    levels = {f"{k}/level_{n}": v for k, values in found.items() for n, v in enumerate(values)}
+    return levels | {f"{key}/expert": values[-1] for key, values in found.items()}
 
 
 def at(name: str, *values: float) -> dict[str, float]:
@@ -129,12 +135,21 @@ def test_the_finest_level_is_that_of_the_experts(tree: Tree) -> None:
         assert found[f"{key}/expert"] == found[f"{key}/level_{tree.num_levels - 1}"]
 
 
+def test_a_run_tells_few_of_every_level_and_all_of_experts(tree: Tree) -> None:
+    load_E = torch.randint(0, 9, (tree.num_experts,))
+    found, of_all = load_statistics(load_E, tree), everything(load_E, tree)
+    assert found.items() <= of_all.items()
+    levels = [f"level_{level}" for level in range(tree.num_levels)]
+    told = {f"{s}/{level}" for s in ("cv", "max_violation", "entropy", "dead") for level in levels}
+    assert set(found) == told | {f"{name}/expert" for name in NAMES}
+
+
 @pytest.mark.parametrize("tree_name", UNIFORM)
 def test_with_equal_even_shares_the_formulas_are_the_usual_ones(tree_name: str) -> None:
     tree = Tree.from_spec(TREES[tree_name])
     for _ in range(20):
         load_E = torch.randint(0, 50, (tree.num_experts,))
-        found = load_statistics(load_E, tree)
+        found = everything(load_E, tree)
         for level in range(tree.num_levels):
             nodes = tree.level_slices[level]
             group = tree.num_experts // (nodes.stop - nodes.start)
@@ -179,7 +194,7 @@ def test_statistics_stay_in_their_ranges(tree: Tree) -> None:
     for _ in range(50):
         load_E = torch.randint(0, 3, (tree.num_experts,)) ** 3
         load_E[0] += 1
-        found = load_statistics(load_E, tree)
+        found = everything(load_E, tree)
         for key, value in found.items():
             low, high = ranges[key.split("/")[0]]
             assert low - 1e-12 <= value <= high + 1e-12
@@ -187,13 +202,13 @@ def test_statistics_stay_in_their_ranges(tree: Tree) -> None:
 
 def test_no_statistic_depends_on_the_number_of_rows(tree: Tree) -> None:
     load_E = torch.randint(0, 9, (tree.num_experts,))
-    assert load_statistics(load_E, tree) == pytest.approx(load_statistics(load_E * 1000, tree))
+    assert everything(load_E, tree) == pytest.approx(everything(load_E * 1000, tree))
 
 
 def test_merging_departments_hides_unevenness_but_never_adds_any(tree: Tree) -> None:
     """A coarser cut is at least as even, by the convexity of these measures."""
     for _ in range(20):
-        found = load_statistics(torch.randint(0, 9, (tree.num_experts,)), tree)
+        found = everything(torch.randint(0, 9, (tree.num_experts,)), tree)
         for name in ("cv", "max_violation", "min_violation", "gini"):
             values = [found[f"{name}/level_{n}"] for n in range(tree.num_levels)]
             assert values == pytest.approx(sorted(values))
@@ -209,9 +224,6 @@ def test_gini_is_half_the_mean_difference_of_experts_by_cut(tree: Tree) -> None:
         ratio_C = share_C / even_C
         differences = (ratio_C[:, None] - ratio_C).abs() * even_C[:, None] * even_C
         assert gini(share_C, even_C).item() == pytest.approx(differences.sum().item() / 2)
-
-
-# ------------------------------------------------------------------ no rows
 
 
 def test_without_rows_all_nodes_are_dead_and_nothing_looks_even(tree: Tree) -> None:
