@@ -19,12 +19,11 @@ from hmoe.inspection.routes import masked, policies, search_gap
 from hmoe.inspection.run import TrainedRun, digest_of, load_run
 from hmoe.layer import HMoE, Tree
 from hmoe.metrics import (
-    STATISTICS,
     Inspection,
     LayerInspection,
     coactivation,
-    cut_shares,
     decompose,
+    level_statistics,
     locality,
     random_locality,
 )
@@ -106,16 +105,12 @@ def inspect_run(
 def _facts(seen: Seen) -> dict[str, Any]:
     """What is known of a layer from its rows alone."""
     tree, levels = seen.tree, range(seen.tree.num_levels)
-    shares = [cut_shares(seen.load_E, tree, level) for level in levels]
     rows = seen.token_R, seen.expert_R
     per_token = len(seen.token_R) / seen.num_tokens
     return {
         "load_N": seen.load_N,
         "dropped": seen.dropped,
-        "load": {
-            name: np.array([statistic(*share).item() for share in shares])
-            for name, statistic in STATISTICS.items()
-        },
+        "load": {k: np.array(v) for k, v in level_statistics(seen.load_E, tree).items()},
         "decomposition": {k: v.numpy() for k, v in decompose(seen.load_E, tree).items()},
         "entropy_L": seen.entropy_L,
         "margin_L": seen.margin_L,

@@ -225,7 +225,7 @@ class Store:
             self._client.log_artifacts(parent, str(report), "report")
 
     def log_folder(self, run_id: str, folder: Path, name: str) -> None:
-        """Keep the files of a folder as artifacts of a run, below a name, in place of older ones."""
+        """Keep the files of a folder as artifacts of a run below a name, in place of older ones."""
         self._client.log_artifacts(run_id, str(folder), name)
 
     def close_orphans(self, study: str | None = None) -> list[str]:
