@@ -1,0 +1,230 @@
+"""Who does what: the rows of each value of a label at each node, beside what chance would give.
+
+Letters: C values of a label, P nodes of a cut.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from hmoe.metrics import Knowledge
+from hmoe.report.numbers import number
+from hmoe.report.organisation.paint import colour_axis, octaves
+from hmoe.report.organisation.view import Array, View, level_word
+from hmoe.report.style import FAINT, label, lay_out
+
+MOST_VALUES, MOST_NODES = 30, 48
+_NAMED = 32
+_PANELS = 4
+_ALIGNED = 24  # nodes of a level that can be compared by eye over several seeds
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Shares over expected shares, in an order that puts like beside like.
+
+    Attributes:
+        values: names of the rows.
+        nodes: names of the columns.
+        ratio_CP: rows of the value at the node, over what independence would give.
+        told: what was left out, "" if nothing.
+    """
+
+    values: tuple[str, ...]
+    nodes: tuple[str, ...]
+    ratio_CP: Array
+    told: str
+
+
+def ratios(counts_CP: Array) -> Array:
+    """Counts over what they would be if value and node were independent; NaN where that is 0."""
+    total = counts_CP.sum()
+    expected = counts_CP.sum(1, keepdims=True) * counts_CP.sum(0) / max(total, 1)
+    return np.divide(counts_CP, expected, out=np.full(counts_CP.shape, np.nan), where=expected > 0)
+
+
+def similar_order(profiles: Array) -> Array:
+    """An order of rows in which similar ones are neighbours: average linkage, leaves turned."""
+    from scipy.cluster.hierarchy import leaves_list, linkage
+    from scipy.spatial.distance import pdist
+
+    if len(profiles) < 3:
+        return np.arange(len(profiles))
+    return leaves_list(linkage(pdist(profiles), "average", optimal_ordering=True))
+
+
+def tell_P(counts_CP: Array) -> Array:
+    """What each node adds to the mutual information of value and node, in nats."""
+    share_CP = counts_CP / max(counts_CP.sum(), 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        parts = np.where(share_CP > 0, share_CP * np.log(ratios(counts_CP)), 0.0)
+    return parts.sum(0)
+
+
+def matrix_of(view: View, knowledge: Knowledge, level: int) -> Matrix:
+    """The matrix of a label and a level: the commonest values, the nodes that tell most."""
+    counts_CP = view.counts_CP(knowledge, level)
+    values = np.sort(np.argsort(-counts_CP.sum(1), kind="stable")[:MOST_VALUES])
+    nodes = np.sort(np.argsort(-tell_P(counts_CP), kind="stable")[:MOST_NODES])
+    ratio_CP = ratios(counts_CP)[np.ix_(values, nodes)]
+    profile_CP = np.nan_to_num(octaves(ratio_CP))
+    rows, columns = similar_order(profile_CP), similar_order(profile_CP.T)
+    paths = [view.tree.path_N[node] for node in view.tree.cut(level)]
+    left_out = []
+    if len(nodes) < counts_CP.shape[1]:
+        told = f"{len(nodes)} of {number(counts_CP.shape[1])} {level_word(view.tree, level)}"
+        left_out.append(f"the {told} that tell most")
+    if len(values) < len(counts_CP):
+        left_out.append(f"the {len(values)} commonest of {number(len(counts_CP))} values")
+    return Matrix(
+        tuple(knowledge.values[values[i]] for i in rows),
+        tuple(paths[nodes[i]] for i in columns),
+        ratio_CP[np.ix_(rows, columns)],
+        "; ".join(left_out),
+    )
+
+
+def matrix_figure(view: View, knowledge: Knowledge) -> go.Figure:
+    """One panel a level: which values its nodes work on more or less than chance would have it."""
+    levels = drawn_levels(view)
+    drawn = [matrix_of(view, knowledge, level) for level in levels]
+    figure = make_subplots(
+        rows=len(levels),
+        cols=1,
+        row_heights=[max(len(m.values), 5) for m in drawn],
+        subplot_titles=[_title(view, i, m) for i, m in zip(levels, drawn, strict=True)],
+        vertical_spacing=0.32 / len(levels) if len(levels) > 1 else 0,
+    )
+    for row, matrix in enumerate(drawn, start=1):
+        _draw(figure, matrix, row, 1)
+    lay_out(figure, height=sum(110 + 19 * len(m.values) for m in drawn) + 20)
+    figure.update_layout(
+        coloraxis=colour_axis("share over expected"), margin={"t": 34, "r": 8, "b": 64}
+    )
+    figure.update_annotations(font={"size": 13, "color": FAINT})
+    return figure
+
+
+def drawn_levels(view: View) -> list[int]:
+    """The levels that are drawn: the first, and the last of which all nodes can be shown."""
+    depth = view.tree.num_levels
+    whole = [i for i in range(depth) if len(view.tree.cut(i)) <= MOST_NODES]
+    return sorted({0, whole[-1] if whole else depth - 1})
+
+
+def _title(view: View, level: int, matrix: Matrix) -> str:
+    word = label(level_word(view.tree, level))
+    return f"{word} ({matrix.told})" if matrix.told else word
+
+
+def _draw(figure: go.Figure, matrix: Matrix, row: int, column: int) -> None:
+    values, nodes = ([label(_short(n)) for n in names] for names in (matrix.values, matrix.nodes))
+    figure.add_heatmap(
+        z=octaves(matrix.ratio_CP).astype(np.float32),
+        x=list(range(len(nodes))),
+        y=list(range(len(values))),
+        coloraxis="coloraxis",
+        xgap=1,
+        ygap=1,
+        customdata=np.round(matrix.ratio_CP, 3).astype(np.float32),
+        hovertemplate="%{customdata:.2f}× expected<extra></extra>",
+        row=row,
+        col=column,
+    )
+    ticks = {"showgrid": False, "tickfont": {"size": 11}}
+    long = sum(len(n) + 2 for n in nodes) * 6.5 > 820
+    named = len(nodes) <= MOST_NODES
+    figure.update_xaxes(
+        tickvals=list(range(len(nodes))) if named else [],
+        ticktext=nodes if named else [],
+        tickangle=-90 if long else 0,
+        row=row,
+        col=column,
+        **ticks,
+    )
+    figure.update_yaxes(
+        tickvals=list(range(len(values))), ticktext=values, row=row, col=column, **ticks
+    )
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 18 else f"{name[:17]}…"
+
+
+def aligned(reference_CP: Array, other_CP: Array) -> tuple[Array, float]:
+    """For each node of the reference the node of the other run whose label profile is most like it.
+
+    Profiles are the ratios of a node over the values, as `octaves`; a node has one partner only
+    (Hungarian method). Returns the partners, and the mean correlation of the pairs, weighted by
+    the rows of the reference. A node without a profile correlates with none.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    a, b = (_profiles(counts) for counts in (reference_CP, other_CP))
+    alike = a.T @ b
+    own, partner = linear_sum_assignment(alike, maximize=True)
+    rows_P = reference_CP.sum(0)
+    return partner, float((rows_P * alike[own, partner]).sum() / max(rows_P.sum(), 1))
+
+
+def _profiles(counts_CP: Array) -> Array:
+    profile_CP = np.nan_to_num(octaves(ratios(counts_CP)))
+    profile_CP = profile_CP - profile_CP.mean(0)
+    length_P = np.linalg.norm(profile_CP, axis=0)
+    return np.divide(profile_CP, length_P, out=np.zeros_like(profile_CP), where=length_P > 0)
+
+
+def seeds_figure(same: Sequence[View], label_name: str) -> go.Figure | None:
+    """One level of several runs of one organisation, nodes of a column having like profiles.
+
+    Args:
+        same: the same layer of runs that have the same tree, the reference first.
+
+    Returns None where there are not two, or no level is small enough to be compared by eye.
+    """
+    first = same[0]
+    level = max(
+        (i for i in range(first.tree.num_levels) if len(first.tree.cut(i)) <= _ALIGNED), default=-1
+    )
+    known = [(view, _labelled(view, label_name)) for view in same[:_PANELS]]
+    kept = [(view, k) for view, k in known if k and k.values == known[0][1].values]
+    if level < 0 or len(kept) < 2:
+        return None
+    matrix = matrix_of(first, kept[0][1], level)
+    cut_names = [first.tree.path_N[node] for node in first.tree.cut(level)]
+    columns = [cut_names.index(name) for name in matrix.nodes]
+    rows = [kept[0][1].values.index(name) for name in matrix.values]
+    reference_CP = first.counts_CP(kept[0][1], level)
+    panels, titles = [], []
+    for view, knowledge in kept:
+        counts_CP = view.counts_CP(knowledge, level)
+        partner, alike = aligned(reference_CP, counts_CP)
+        nodes = partner[columns]
+        panels.append(
+            Matrix(
+                matrix.values,
+                tuple(cut_names[i] for i in nodes),
+                ratios(counts_CP)[np.ix_(rows, nodes)],
+                "",
+            )
+        )
+        likeness = "" if view is first else f", correlation {alike:.2f}"
+        titles.append(f"seed {view.inspection.seed}{likeness}")
+    figure = make_subplots(
+        rows=len(panels), cols=1, subplot_titles=titles, vertical_spacing=0.36 / len(panels)
+    )
+    for row, panel in enumerate(panels, start=1):
+        _draw(figure, panel, row, 1)
+    lay_out(figure, height=len(panels) * (96 + 19 * len(matrix.values)) + 20)
+    figure.update_layout(
+        coloraxis=colour_axis("share over expected"), margin={"t": 34, "r": 8, "b": 48}
+    )
+    figure.update_annotations(font={"size": 13, "color": FAINT})
+    return figure
+
+
+def _labelled(view: View, name: str) -> Knowledge | None:
+    return next((k for k in view.layer.knowledge if k.label == name), None)
