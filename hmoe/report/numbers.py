@@ -71,6 +71,13 @@ def share(value: float) -> str:
     return f"{whole}{THIN}%"
 
 
+def decimals(value: float | None) -> str:
+    """Numbers of everyday size side by side: 0.05 as 0.050; what rounds to 0 has no sign."""
+    if value is None or math.isnan(value):
+        return NOTHING
+    return f"{value:z.3f}".replace("-", _MINUS)
+
+
 def duration(seconds: float | None) -> str:
     """3725 seconds as 1 h 2 min; below a minute with one decimal."""
     if seconds is None:

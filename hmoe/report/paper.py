@@ -45,9 +45,7 @@ _STYLE = {
 
 def write_paper(study: Study, out: Path) -> list[Path]:
     """Write forest.svg and pareto.svg, as far as the study has them; returns their paths."""
-    return write_figures(
-        {"forest": lambda: _forest(study), "pareto": lambda: _pareto(study)}, out
-    )
+    return write_figures({"forest": lambda: _forest(study), "pareto": lambda: _pareto(study)}, out)
 
 
 def write_figures(drawings: Mapping[str, Callable[[], Any]], out: Path) -> list[Path]:

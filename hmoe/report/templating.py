@@ -51,11 +51,9 @@ def _spread(spread: Spread | None) -> str:
 
 
 def _decimals(spread: Spread | None) -> str:
-    """Shares and other numbers of everyday size, with three decimals."""
-    if spread is None:
-        return numbers.NOTHING
-    shown = f"{spread.mean:.3f}" + (f" ± {spread.sd:.3f}" if spread.sd is not None else "")
-    return shown.replace("-", "\u2212")
+    if spread is None or spread.sd is None:
+        return numbers.decimals(spread.mean if spread else None)
+    return f"{numbers.decimals(spread.mean)} ± {numbers.decimals(spread.sd)}"
 
 
 def _ended(states: Mapping[str, int]) -> str:

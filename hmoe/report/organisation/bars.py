@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from hmoe.metrics import Knowledge
-from hmoe.report.numbers import number, p_value
+from hmoe.report.numbers import decimals, p_value
 from hmoe.report.organisation.matrix import similar_order
 from hmoe.report.organisation.paint import EVEN
 from hmoe.report.organisation.view import View, level_word
@@ -21,6 +21,7 @@ PARTS = {
 }
 _MOST_MASKED, _MOST_TOGETHER = 24, 64
 _CONTROL = "#9ca3af"
+_LITTLE = 0.1  # of what there is to know, and of AMI
 
 
 def level_words(view: View) -> list[str]:
@@ -32,14 +33,14 @@ def decomposition_figure(view: View) -> go.Figure | None:
     parts = {key: view.layer.decomposition[key] for key in PARTS if key in view.layer.decomposition}
     if not parts:
         return None
-    titles = [f"{PARTS[key]}: {number(_round(float(v.sum())))}" for key, v in parts.items()]
+    titles = [f"{PARTS[key]}: {decimals(float(v.sum()))}" for key, v in parts.items()]
     figure = make_subplots(1, len(parts), subplot_titles=titles, horizontal_spacing=0.08)
     for column, values_L in enumerate(parts.values(), start=1):
         figure.add_bar(
             x=level_words(view),
             y=values_L,
             marker_color=[_colour(i) for i in range(len(values_L))],
-            text=[number(_round(float(v))) for v in values_L],
+            text=[decimals(float(v)) for v in values_L],
             textposition="outside",
             cliponaxis=False,
             hovertemplate="%{x}: %{y:.4g}<extra></extra>",
@@ -47,6 +48,7 @@ def decomposition_figure(view: View) -> go.Figure | None:
             col=column,
         )
     _finish(figure, 300)
+    _turn_crowded(figure, view)
     figure.update_layout(showlegend=False)
     return figure
 
@@ -54,7 +56,7 @@ def decomposition_figure(view: View) -> go.Figure | None:
 def information_figure(view: View, knowledge: Knowledge) -> go.Figure:
     """What each level tells of a label beside chance, and beside k-means clusters of the inputs."""
     titles = [
-        f"information on {label(knowledge.label)} (nats; it has {number(_round(knowledge.entropy))})",
+        f"information on {label(knowledge.label)} (nats; it has {decimals(knowledge.entropy)})",
         "AMI with the nodes of a level",
     ]
     figure = make_subplots(1, 2, subplot_titles=titles, horizontal_spacing=0.1)
@@ -65,9 +67,6 @@ def information_figure(view: View, knowledge: Knowledge) -> go.Figure:
         name="router",
         legendgroup="router",
         marker_color=COLOURS[1],
-        text=[f"p {'' if p < 0.0005 else '= '}{p_value(float(p))}" for p in knowledge.p_L],
-        textposition="outside",
-        cliponaxis=False,
         hovertemplate="%{x}: %{y:.4g} nats<extra></extra>",
         row=1,
         col=1,
@@ -79,6 +78,18 @@ def information_figure(view: View, knowledge: Knowledge) -> go.Figure:
         mode="markers",
         marker={"symbol": "line-ew", "size": 34, "line": {"width": 3, "color": COLOURS[2]}},
         hovertemplate="chance: %{y:.4g} nats<extra></extra>",
+        row=1,
+        col=1,
+    )
+    higher_L = np.fmax(knowledge.information_L, knowledge.null_L)
+    figure.add_scatter(
+        x=words,
+        y=higher_L,
+        mode="text",
+        text=[f"p {'' if p < 0.0005 else '= '}{p_value(float(p))}" for p in knowledge.p_L],
+        textposition="top center",
+        showlegend=False,
+        hoverinfo="skip",
         row=1,
         col=1,
     )
@@ -103,7 +114,13 @@ def information_figure(view: View, knowledge: Knowledge) -> go.Figure:
         col=2,
     )
     _finish(figure, 340)
+    _turn_crowded(figure, view)
     figure.update_layout(margin={"t": 70}, legend={"y": 1.13})
+    # Next to nothing is to look like it.
+    most = max(float(np.nanmax(higher_L)), _LITTLE * knowledge.entropy)
+    figure.update_yaxes(range=[0, 1.2 * most], col=1)
+    both = np.nan_to_num(np.concatenate([knowledge.ami_L, knowledge.clusters_ami_L]))
+    figure.update_yaxes(range=[min(1.1 * both.min(), 0), max(1.1 * both.max(), _LITTLE)], col=2)
     return figure
 
 
@@ -145,15 +162,20 @@ def policies_figure(view: View) -> go.Figure | None:
     panels = [("recall of the exact choice", layer.recall), ("loss", layer.policy_loss)]
     shown = [(title, values) for title, values in panels if values]
     figure = make_subplots(
-        1, len(shown), shared_yaxes=True, subplot_titles=[t for t, _ in shown], horizontal_spacing=0.06
+        1,
+        len(shown),
+        shared_yaxes=True,
+        subplot_titles=[t for t, _ in shown],
+        horizontal_spacing=0.06,
     )
     for column, (title, values) in enumerate(shown, start=1):
         figure.add_scatter(
             x=[values.get(name) for name in names],
             y=[label(name) for name in names],
             mode="markers+text",
-            text=[number(_round(values[name])) if name in values else "" for name in names],
-            textposition="top center",
+            text=[decimals(values[name]) if name in values else "" for name in names],
+            textposition="middle right",
+            cliponaxis=False,
             marker={"size": 11, "color": COLOURS[column]},
             hovertemplate="%{y}: %{x:.4f}<extra></extra>",
             row=1,
@@ -164,8 +186,8 @@ def policies_figure(view: View) -> go.Figure | None:
                 x=view.inspection.loss, line={"dash": "dash", "color": INK, "width": 1}, col=column
             )
     _finish(figure, 120 + 44 * len(names))
-    figure.update_layout(showlegend=False, margin={"t": 36})
-    figure.update_yaxes(range=[len(names) - 0.5, -0.8])
+    figure.update_layout(showlegend=False, margin={"t": 36, "r": 64})
+    figure.update_yaxes(range=[len(names) - 0.5, -0.5])
     figure.update_xaxes(nticks=6)
     return figure
 
@@ -203,9 +225,12 @@ def together_figure(view: View) -> go.Figure | None:
         )
     )
     lay_out(figure, height=max(300, 120 + 18 * len(names)))
-    figure.update_layout(margin={"r": 8})
+    figure.update_layout(margin={"r": 8, "t": 36})
+    crowded = sum(len(n) + 2 for n in names) * 6.5 > 860
     ticks = {"tickvals": list(range(len(names))), "ticktext": names, "tickfont": {"size": 11}}
-    figure.update_xaxes(showgrid=False, title_text="also served by", **ticks)
+    figure.update_xaxes(
+        showgrid=False, title_text="also served by", tickangle=-90 if crowded else 0, **ticks
+    )
     figure.update_yaxes(showgrid=False, title_text="tokens of", autorange="reversed", **ticks)
     return figure
 
@@ -217,10 +242,10 @@ def _finish(figure: go.Figure, height: int) -> None:
     figure.update_xaxes(showgrid=False)
 
 
+def _turn_crowded(figure: go.Figure, view: View) -> None:
+    """Names of many levels do not fit side by side."""
+    figure.update_xaxes(tickangle=-40 if view.tree.num_levels > 3 else 0)
+
+
 def _colour(level: int) -> str:
     return COLOURS[1 + level % (len(COLOURS) - 1)]
-
-
-def _round(value: float) -> float:
-    """Three decimals: what these numbers are known to."""
-    return round(value, 3)

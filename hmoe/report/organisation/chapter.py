@@ -1,4 +1,4 @@
-"""The chapter of one layer: its paragraph, its tables, its figures, for a page of its own or a study's.
+"""The chapter of one layer: its paragraph, tables and figures, for its own page or a study's.
 
 `organisation_chapter` takes one layer of one run or of several runs of one arm. Figures show the
 run that stands first, tables and agreement are over all.
@@ -95,9 +95,7 @@ def organisation_chapter(same: Sequence[View], prefix: str) -> Chapter:
     )
 
 
-def arm_chapters(
-    study: Study, inspections: Mapping[str, Inspection]
-) -> list[tuple[str, Chapter]]:
+def arm_chapters(study: Study, inspections: Mapping[str, Inspection]) -> list[tuple[str, Chapter]]:
     """Per arm the chapter of its best informed layer, from the inspections by run id.
 
     Confirming runs count where any was inspected, else the trials. Figures are of the run with the
@@ -147,7 +145,7 @@ def _drawings(same: Sequence[View]) -> list[tuple[str, str, Draw]]:
             (
                 f"Who works on what: {known.label}",
                 "Rows of a value at a node, over what they would be if the two had nothing to do "
-                "with each other. Similar rows and columns are neighbours.",
+                "with each other; dark is never. Similar rows and columns are neighbours.",
                 lambda v: matrix_figure(v, known),
             ),
         ]

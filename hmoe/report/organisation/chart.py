@@ -43,6 +43,7 @@ def chart_figure(view: View) -> go.Figure:
         tickvals=[-1 - i for i in levels],
         ticktext=[f"{n} {word}" for n, word in zip(sizes, words, strict=True)],
         showgrid=False,
+        showline=False,
     )
     return figure
 

@@ -163,5 +163,3 @@ def _part_colour(of: Stage, part: int) -> str:
 
 def _short(name: str) -> str:
     return name if len(name) <= 22 else f"{name[:21]}…"
-
-

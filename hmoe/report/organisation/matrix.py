@@ -13,12 +13,12 @@ from plotly.subplots import make_subplots
 from hmoe.metrics import Knowledge
 from hmoe.report.numbers import number
 from hmoe.report.organisation.paint import colour_axis, octaves
-from hmoe.report.organisation.view import Array, View, level_word
+from hmoe.report.organisation.view import Array, View, level_word, net_L
 from hmoe.report.style import FAINT, label, lay_out
 
 MOST_VALUES, MOST_NODES = 30, 48
-_NAMED = 32
 _PANELS = 4
+_ROW_PX, _TOP_PX, _LETTER_PX, _WIDTH_PX = 19, 36, 6.6, 860
 _ALIGNED = 24  # nodes of a level that can be compared by eye over several seeds
 
 
@@ -89,30 +89,23 @@ def matrix_of(view: View, knowledge: Knowledge, level: int) -> Matrix:
 
 def matrix_figure(view: View, knowledge: Knowledge) -> go.Figure:
     """One panel a level: which values its nodes work on more or less than chance would have it."""
-    levels = drawn_levels(view)
+    levels = drawn_levels(view, knowledge)
     drawn = [matrix_of(view, knowledge, level) for level in levels]
     figure = make_subplots(
         rows=len(levels),
         cols=1,
         row_heights=[max(len(m.values), 5) for m in drawn],
         subplot_titles=[_title(view, i, m) for i, m in zip(levels, drawn, strict=True)],
-        vertical_spacing=0.32 / len(levels) if len(levels) > 1 else 0,
+        vertical_spacing=_spacing(drawn),
     )
-    for row, matrix in enumerate(drawn, start=1):
-        _draw(figure, matrix, row, 1)
-    lay_out(figure, height=sum(110 + 19 * len(m.values) for m in drawn) + 20)
-    figure.update_layout(
-        coloraxis=colour_axis("share over expected"), margin={"t": 34, "r": 8, "b": 64}
-    )
-    figure.update_annotations(font={"size": 13, "color": FAINT})
+    _finish(figure, drawn)
     return figure
 
 
-def drawn_levels(view: View) -> list[int]:
-    """The levels that are drawn: the first, and the last of which all nodes can be shown."""
-    depth = view.tree.num_levels
-    whole = [i for i in range(depth) if len(view.tree.cut(i)) <= MOST_NODES]
-    return sorted({0, whole[-1] if whole else depth - 1})
+def drawn_levels(view: View, knowledge: Knowledge) -> list[int]:
+    """The level that adds most, and the last of which all nodes can be shown."""
+    whole = [i for i in range(view.tree.num_levels) if len(view.tree.cut(i)) <= MOST_NODES]
+    return sorted({int(np.argmax(net_L(knowledge))), *whole[-1:]})
 
 
 def _title(view: View, level: int, matrix: Matrix) -> str:
@@ -120,7 +113,41 @@ def _title(view: View, level: int, matrix: Matrix) -> str:
     return f"{word} ({matrix.told})" if matrix.told else word
 
 
-def _draw(figure: go.Figure, matrix: Matrix, row: int, column: int) -> None:
+def _finish(figure: go.Figure, drawn: Sequence[Matrix]) -> None:
+    """Put the matrices into the panels of a figure, one under the other."""
+    for row, matrix in enumerate(drawn, start=1):
+        _draw(figure, matrix, row)
+    lay_out(figure, height=round(_panels_px(drawn) + _TOP_PX + _below_px(drawn)))
+    figure.update_layout(
+        coloraxis=colour_axis("share over expected"),
+        margin={"t": _TOP_PX, "r": 8, "b": _below_px(drawn)},
+    )
+    figure.update_annotations(font={"size": 13, "color": FAINT})
+
+
+def _turned(nodes: Sequence[str]) -> bool:
+    """Whether names beneath their columns need more room than there is side by side."""
+    return max(map(len, nodes)) * _LETTER_PX > _WIDTH_PX / len(nodes) - 6
+
+
+def _below_px(drawn: Sequence[Matrix]) -> float:
+    """Height of the names of nodes."""
+    turned = [len(_short(n)) for m in drawn if _turned(list(map(_short, m.nodes))) for n in m.nodes]
+    return 18 + max(turned, default=2) * _LETTER_PX
+
+
+def _panels_px(drawn: Sequence[Matrix]) -> float:
+    """Height of all panels with what is between them."""
+    between = (len(drawn) - 1) * (_below_px(drawn) + _TOP_PX)
+    return sum(_ROW_PX * max(len(m.values), 5) for m in drawn) + between
+
+
+def _spacing(drawn: Sequence[Matrix]) -> float:
+    """What is between two panels, as a share of all."""
+    return (_below_px(drawn) + _TOP_PX) / _panels_px(drawn) if len(drawn) > 1 else 0.0
+
+
+def _draw(figure: go.Figure, matrix: Matrix, row: int) -> None:
     values, nodes = ([label(_short(n)) for n in names] for names in (matrix.values, matrix.nodes))
     figure.add_heatmap(
         z=octaves(matrix.ratio_CP).astype(np.float32),
@@ -132,22 +159,16 @@ def _draw(figure: go.Figure, matrix: Matrix, row: int, column: int) -> None:
         customdata=np.round(matrix.ratio_CP, 3).astype(np.float32),
         hovertemplate="%{customdata:.2f}× expected<extra></extra>",
         row=row,
-        col=column,
+        col=1,
     )
-    ticks = {"showgrid": False, "tickfont": {"size": 11}}
-    long = sum(len(n) + 2 for n in nodes) * 6.5 > 820
-    named = len(nodes) <= MOST_NODES
+    ticks = {"showgrid": False, "tickfont": {"size": 11}, "row": row, "col": 1}
     figure.update_xaxes(
-        tickvals=list(range(len(nodes))) if named else [],
-        ticktext=nodes if named else [],
-        tickangle=-90 if long else 0,
-        row=row,
-        col=column,
+        tickvals=list(range(len(nodes))),
+        ticktext=nodes,
+        tickangle=-90 if _turned(nodes) else 0,
         **ticks,
     )
-    figure.update_yaxes(
-        tickvals=list(range(len(values))), ticktext=values, row=row, col=column, **ticks
-    )
+    figure.update_yaxes(tickvals=list(range(len(values))), ticktext=values, **ticks)
 
 
 def _short(name: str) -> str:
@@ -214,15 +235,9 @@ def seeds_figure(same: Sequence[View], label_name: str) -> go.Figure | None:
         likeness = "" if view is first else f", correlation {alike:.2f}"
         titles.append(f"seed {view.inspection.seed}{likeness}")
     figure = make_subplots(
-        rows=len(panels), cols=1, subplot_titles=titles, vertical_spacing=0.36 / len(panels)
+        rows=len(panels), cols=1, subplot_titles=titles, vertical_spacing=_spacing(panels)
     )
-    for row, panel in enumerate(panels, start=1):
-        _draw(figure, panel, row, 1)
-    lay_out(figure, height=len(panels) * (96 + 19 * len(matrix.values)) + 20)
-    figure.update_layout(
-        coloraxis=colour_axis("share over expected"), margin={"t": 34, "r": 8, "b": 48}
-    )
-    figure.update_annotations(font={"size": 13, "color": FAINT})
+    _finish(figure, panels)
     return figure
 
 

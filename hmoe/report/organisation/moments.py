@@ -17,6 +17,7 @@ from hmoe.report.style import COLOURS, FAINT, label, lay_out
 
 _MOST_ROWS, _MOST_MOMENTS, _PANELS, _COLUMNS = 48, 60, 6, 64
 _DASHES = ("solid", "dash", "dot", "dashdot")
+_LETTERS, _LETTER_PX, _WIDTH_PX = 14, 7.5, 900
 _NAMED_ROWS = 24  # more names beside a picture cannot be read
 
 
@@ -26,7 +27,7 @@ def thinned(length: int, most: int) -> Array:
 
 
 def panels_figure(view: View, history: History) -> go.Figure:
-    """The whole organisation at some moments: a row a level, a column an expert or some together."""
+    """The whole organisation at some moments: a row a level, a column an expert or several."""
     moments = thinned(len(history.step_S), _PANELS)
     depth = view.tree.num_levels
     figure = make_subplots(
@@ -47,7 +48,7 @@ def panels_figure(view: View, history: History) -> go.Figure:
             row=1,
             col=column,
         )
-    lay_out(figure, height=64 + 34 * depth)
+    lay_out(figure, height=max(64 + 34 * depth, 160))
     figure.update_layout(coloraxis=_axis(), margin={"l": 16, "r": 8, "t": 30, "b": 10})
     figure.update_annotations(font={"size": 12, "color": FAINT})
     figure.update_xaxes(visible=False)
@@ -68,7 +69,7 @@ def loads_figure(view: View, history: History) -> go.Figure:
         shared_xaxes=True,
         row_heights=[0.74, 0.26],
         vertical_spacing=0.05,
-        horizontal_spacing=0.1 / depth if depth > 1 else 0,
+        horizontal_spacing=_room_for_names(view),
         subplot_titles=[label(_title(view, level)) for level in range(depth)],
     )
     for level in range(depth):
@@ -85,7 +86,7 @@ def loads_figure(view: View, history: History) -> go.Figure:
             row=1,
             col=level + 1,
         )
-        named = len(names) <= _NAMED_ROWS and len(cut) <= _MOST_ROWS
+        named = len(cut) <= _NAMED_ROWS
         figure.update_yaxes(
             tickvals=list(range(len(names))) if named else [],
             ticktext=names if named else [],
@@ -163,7 +164,7 @@ def _title(view: View, level: int) -> str:
     count = len(view.tree.cut(level))
     word = level_word(view.tree, level)
     if count > _MOST_ROWS:
-        return f"{number(count)} {word}, the busiest at the end first"
+        return f"{number(count)} {word}, by load at the end"
     return f"{count} {word}"
 
 
@@ -171,12 +172,26 @@ def _rows(view: View, level: int, ratio_SP: Array) -> tuple[list[str], Array]:
     """Names and values of a picture's rows: each node, or neighbours in the order of load."""
     cut = view.tree.cut(level)
     if len(cut) <= _MOST_ROWS:
-        return [label(view.tree.path_N[node]) for node in cut], ratio_SP
+        return [label(_short(view.tree.path_N[node])) for node in cut], ratio_SP
     busiest = np.argsort(-ratio_SP[-1], kind="stable")
     starts = np.arange(0, len(cut), ceil(len(cut) / _MOST_ROWS))
     sums = np.add.reduceat(ratio_SP[:, busiest], starts, axis=1)
     sizes = np.diff([*starts, len(cut)])
     return [f"{a + 1} to {a + n}" for a, n in zip(starts, sizes, strict=True)], sums / sizes
+
+
+def _short(path: str) -> str:
+    """The end of a path tells more than its beginning."""
+    return path if len(path) <= _LETTERS else f"…{path[1 - _LETTERS :]}"
+
+
+def _room_for_names(view: View) -> float:
+    """Room between panels for the names of nodes, as a share of the width."""
+    tree, depth = view.tree, view.tree.num_levels
+    cuts = [tree.cut(level) for level in range(1, depth)]
+    letters = [len(_short(tree.path_N[n])) for c in cuts if len(c) <= _NAMED_ROWS for n in c]
+    room = max(_LETTER_PX * max(letters, default=0) + 16, 40) / _WIDTH_PX
+    return min(room, 0.5 / max(depth - 1, 1))
 
 
 def _left_to_right(view: View) -> Array:

@@ -1,4 +1,4 @@
-"""The colours of a share beside the even or expected one: blue is less, orange more, dark nothing."""
+"""The colours of a share beside the expected one: blue is less, orange more, dark nothing."""
 
 import numpy as np
 
@@ -9,7 +9,6 @@ FEW, EVEN, MANY = "#60a5fa", "#f3f4f6", "#fb923c"
 OCTAVES = 2.0  # a quarter and four times the even share have the strongest colours
 _NOTHING = 0.002  # the lowest part of the scale is for what has nothing at all
 DIVERGING = ((0.0, INK), (_NOTHING, INK), (_NOTHING, FEW), (0.5, EVEN), (1.0, MANY))
-
 
 
 def octaves(ratio: np.ndarray) -> np.ndarray:
@@ -45,6 +44,9 @@ def colour_axis(title: str) -> dict[str, object]:
             "tickfont": {"size": 12},
             "thickness": 12,
             "outlinewidth": 0,
-            "len": 1.0,
+            # The buttons of the figure are above it.
+            "len": 0.94,
+            "y": 0,
+            "yanchor": "bottom",
         },
     }

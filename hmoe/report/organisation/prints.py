@@ -89,7 +89,7 @@ def _name(view: View, layout: Layout, node: int) -> str:
 
 
 def _matrix(view: View, knowledge: Knowledge) -> Any:
-    level = drawn_levels(view)[-1]
+    level = drawn_levels(view, knowledge)[0]
     matrix = matrix_of(view, knowledge, level)
     figure, (axes,) = empty_figure(1, 0.9 + 0.17 * len(matrix.values))
     axes.imshow(octaves(matrix.ratio_CP), aspect="auto", **_scale())

@@ -73,7 +73,9 @@ def level_rows(same: Sequence[View]) -> list[LevelRow]:
             _over(same, lambda v, i=level: v.layer.load["cv"][i] if "cv" in v.layer.load else None),
             _over(
                 same,
-                lambda v, i=level: v.layer.load["entropy"][i] if "entropy" in v.layer.load else None,
+                lambda v, i=level: (
+                    v.layer.load["entropy"][i] if "entropy" in v.layer.load else None
+                ),
             ),
             _over(same, lambda v, i=level: _part(v, i)),
             _over(same, lambda v, i=level: v.layer.entropy_L[i]),
@@ -146,9 +148,7 @@ def _half_way(view: View, level: int) -> float | None:
     return float(history.saturation_SL[nearest, level])
 
 
-def _knowledge_row(
-    name: str, word: str, known: Sequence[Knowledge], level: int
-) -> KnowledgeRow:
+def _knowledge_row(name: str, word: str, known: Sequence[Knowledge], level: int) -> KnowledgeRow:
     p = [float(k.p_L[level]) for k in known if np.isfinite(k.p_L[level])]
     return KnowledgeRow(
         name,

@@ -101,7 +101,7 @@ def level_word(tree: Tree, level: int) -> str:
     """What the nodes of a level are called: departments, teams, ..., experts on the last."""
     if level == tree.num_levels - 1:
         return "experts"
-    return ("departments", "teams")[level] if level < 2 else f"units of level {level}"
+    return ("departments", "teams")[level] if level < 2 else f"level {level}"
 
 
 def node_words(tree: Tree, node: int) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from hmoe.metrics import History, Knowledge
-from hmoe.report.numbers import THIN, number, p_value, share
+from hmoe.report.numbers import THIN, decimals, number, p_value, share
 from hmoe.report.organisation.view import (
     View,
     idle_nodes,
@@ -54,20 +54,16 @@ def _knowledge(view: View) -> Iterator[str]:
         )
         return
     net, part = known_L(known), known_share(known)
-    amount = f"{number(round(float(net.sum()), 3))} of {number(round(known.entropy, 3))} nats"
+    amount = f"{decimals(float(net.sum()))} of {decimals(known.entropy)} nats"
     if part >= ALL_KNOWN:
         yield f"The choice of experts tells {name} almost in full ({amount}, chance taken off)."
     else:
-        yield (
-            f"The choice of experts tells {share(part)} of {name} ({amount}, chance taken off)."
-        )
+        yield (f"The choice of experts tells {share(part)} of {name} ({amount}, chance taken off).")
     yield from _by_level(view, known, net, told_L)
     yield from _control(view, known, net)
 
 
-def _by_level(
-    view: View, known: Knowledge, net: np.ndarray, told_L: np.ndarray
-) -> Iterator[str]:
+def _by_level(view: View, known: Knowledge, net: np.ndarray, told_L: np.ndarray) -> Iterator[str]:
     """At which level it is known."""
     depth = view.tree.num_levels
     if depth == 1:
@@ -131,7 +127,7 @@ def _load(view: View) -> Iterator[str]:
         dead = int((view.layer.load_N[list(view.tree.node_E)] == 0).sum())
         yield (
             f"{number(dead)} of {number(view.tree.num_experts)} experts idle, "
-            f"first {node_words(view.tree, idle[0])}."
+            f"among them {node_words(view.tree, idle[0])}."
         )
     yield from _unevenness(view)
     if view.layer.dropped > 0:
@@ -165,8 +161,9 @@ def _missed(view: View) -> Iterator[str]:
     if rise_N[most] <= 0:
         yield "No unit that was taken away is missed: the loss never rises."
         return
-    rise = number(round(float(rise_N[most]), 4))
-    yield f"{_capital(node_words(view.tree, most))} is missed most: without it the loss rises by {rise}."
+    rise = decimals(float(rise_N[most]))
+    missed = _capital(node_words(view.tree, most))
+    yield f"{missed} is missed most: without it the loss rises by {rise}."
 
 
 def _settling(view: View) -> Iterator[str]:
@@ -215,13 +212,15 @@ def _at_least(known: Knowledge, of: np.ndarray | None = None) -> str:
 
 
 def _plural(view: View, level: int) -> str:
-    return level_word(view.tree, level)
+    """The nodes of a level."""
+    word = level_word(view.tree, level)
+    return f"units of {word}" if word.startswith("level") else word
 
 
 def _level(view: View, level: int) -> str:
     """A level: "the department level", or by number where its units have no common name."""
     word = level_word(view.tree, level)
-    return f"level {level}" if word.startswith("units") else f"the {word.removesuffix('s')} level"
+    return word if word.startswith("level") else f"the {word.removesuffix('s')} level"
 
 
 def _listed(parts: Sequence[str]) -> str:

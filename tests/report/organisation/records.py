@@ -15,7 +15,7 @@ from hmoe.layer import Tree
 from hmoe.metrics import History, Inspection, Knowledge, LayerInspection, load_statistics
 from hmoe.report.organisation.view import places
 
-DOMAINS = tuple("web mail log math test io async data cli text net sys".split())
+DOMAINS = ("web", "mail", "log", "math", "test", "io", "async", "data", "cli", "text", "net", "sys")
 NAMED = {"web": {"a": 2, "b": 3}, "science": {"physics": 2, "law": 2}, "legal": 1, "sales": 3}
 PERMUTATIONS = 20
 
@@ -90,8 +90,12 @@ def decomposition(tree: Tree, load_N: np.ndarray) -> dict[str, np.ndarray]:
     busiest = int(np.argmax(ratio_N[experts]))
     path = [ratio_N[c[places(tree, i)[busiest]]] for i, c in enumerate(cuts)]
     logs = np.log(np.array(path))
-    return {name: np.diff(x, prepend=0) for name, x in zip(
-        ("kl", "cv2", "violation"), (np.array(kl), np.array(cv2), logs), strict=True)}
+    return {
+        name: np.diff(x, prepend=0)
+        for name, x in zip(
+            ("kl", "cv2", "violation"), (np.array(kl), np.array(cv2), logs), strict=True
+        )
+    }
 
 
 def history(tree: Tree, load_N: np.ndarray, moments: int, rng: np.random.Generator) -> History:
@@ -100,7 +104,7 @@ def history(tree: Tree, load_N: np.ndarray, moments: int, rng: np.random.Generat
     t = np.linspace(0, 1, moments)[:, None]
     L = tree.num_levels
     pace = 3.0 / (1 + np.arange(L))
-    saturation = np.clip(0.2 + 0.8 * t**(1 / pace), 0, 1)
+    saturation = np.clip(0.2 + 0.8 * t ** (1 / pace), 0, 1)
     saturation[-1] = 1
     churn = np.vstack([np.full((1, L), np.nan), np.diff(saturation, axis=0) * 0.8])
     return History(
@@ -132,7 +136,9 @@ def inspect(
     found = []
     value_R = np.random.default_rng(0).integers(len(DOMAINS), size=rows)  # the same tokens
     for place in range(layers):
-        expert_R = _choices(tree, value_R, planted, strength * (1 - place / layers), skew, dead, rng)
+        expert_R = _choices(
+            tree, value_R, planted, strength * (1 - place / layers), skew, dead, rng
+        )
         load_N = load_of(tree, expert_R)
         load_E = torch.from_numpy(np.bincount(expert_R, minlength=tree.num_experts))
         told = load_statistics(load_E, tree)
@@ -151,13 +157,17 @@ def inspect(
             name=f"blocks.{place}.ffn",
             load_N=load_N,
             dropped=dropped,
-            load={k: np.array([told[f"{k}/level_{i}"] for i in range(tree.num_levels)]) for k in keys},
+            load={
+                k: np.array([told[f"{k}/level_{i}"] for i in range(tree.num_levels)]) for k in keys
+            },
             decomposition=decomposition(tree, load_N),
             entropy_L=np.linspace(0.3, 0.7, tree.num_levels),
             margin_L=np.linspace(2, 1, tree.num_levels),
             knowledge=(
                 knowledge(tree, "package", DOMAINS, value_R, expert_R, control),
-                knowledge(tree, "half", ("first", "last"), rng.integers(2, size=rows), expert_R, 0.5),
+                knowledge(
+                    tree, "half", ("first", "last"), rng.integers(2, size=rows), expert_R, 0.5
+                ),
             ),
             coactivation=tables,
             locality=0.4,
