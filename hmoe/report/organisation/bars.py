@@ -82,9 +82,11 @@ def information_figure(view: View, knowledge: Knowledge) -> go.Figure:
         col=1,
     )
     higher_L = np.fmax(knowledge.information_L, knowledge.null_L)
+    # Next to nothing is to look like it.
+    most = max(float(higher_L.max()), _LITTLE * knowledge.entropy)
     figure.add_scatter(
         x=words,
-        y=higher_L,
+        y=higher_L + 0.02 * most,
         mode="text",
         text=[f"p {'' if p < 0.0005 else '= '}{p_value(float(p))}" for p in knowledge.p_L],
         textposition="top center",
@@ -116,8 +118,6 @@ def information_figure(view: View, knowledge: Knowledge) -> go.Figure:
     _finish(figure, 340)
     _turn_crowded(figure, view)
     figure.update_layout(margin={"t": 70}, legend={"y": 1.13})
-    # Next to nothing is to look like it.
-    most = max(float(np.nanmax(higher_L)), _LITTLE * knowledge.entropy)
     figure.update_yaxes(range=[0, 1.2 * most], col=1)
     both = np.nan_to_num(np.concatenate([knowledge.ami_L, knowledge.clusters_ami_L]))
     figure.update_yaxes(range=[min(1.1 * both.min(), 0), max(1.1 * both.max(), _LITTLE)], col=2)

@@ -155,7 +155,7 @@ def _drawings(same: Sequence[View]) -> list[tuple[str, str, Draw]]:
                     "The same over seeds",
                     "Nodes of one column have the most similar profiles of all one-to-one "
                     "assignments to the first run.",
-                    lambda _: seeds_figure(same, known.label),
+                    lambda _: seeds_figure(same, known),
                 )
             )
     drawings += [

@@ -55,9 +55,12 @@ def box(layout: Layout, node: int) -> tuple[float, float, float, float]:
     return layout.x_N[node] - width / 2, -HALF, width, 2 * HALF
 
 
-def lines(view: View, layout: Layout) -> Iterator[tuple[float, list[float], list[float]]]:
+def lines(
+    view: View, layout: Layout
+) -> Iterator[tuple[float, list[float | None], list[float | None]]]:
     """Lines from each box to those beneath, by width: (share of rows, x, y), None between them."""
-    tree, classes = view.tree, {}
+    tree = view.tree
+    classes: dict[float, tuple[list[float | None], list[float | None]]] = {}
     for node in range(layout.num_boxes):
         parent = tree.parent_N[node]
         top = -tree.level_N[node]

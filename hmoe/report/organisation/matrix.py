@@ -4,7 +4,7 @@ Letters: C values of a label, P nodes of a cut.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import plotly.graph_objects as go
@@ -29,12 +29,15 @@ class Matrix:
     Attributes:
         values: names of the rows.
         nodes: names of the columns.
+        rows, columns: places of the values in the label, of the nodes in the cut.
         ratio_CP: rows of the value at the node, over what independence would give.
         told: what was left out, "" if nothing.
     """
 
     values: tuple[str, ...]
     nodes: tuple[str, ...]
+    rows: Array
+    columns: Array
     ratio_CP: Array
     told: str
 
@@ -67,22 +70,23 @@ def tell_P(counts_CP: Array) -> Array:
 def matrix_of(view: View, knowledge: Knowledge, level: int) -> Matrix:
     """The matrix of a label and a level: the commonest values, the nodes that tell most."""
     counts_CP = view.counts_CP(knowledge, level)
-    values = np.sort(np.argsort(-counts_CP.sum(1), kind="stable")[:MOST_VALUES])
-    nodes = np.sort(np.argsort(-tell_P(counts_CP), kind="stable")[:MOST_NODES])
-    ratio_CP = ratios(counts_CP)[np.ix_(values, nodes)]
-    profile_CP = np.nan_to_num(octaves(ratio_CP))
-    rows, columns = similar_order(profile_CP), similar_order(profile_CP.T)
+    rows = np.argsort(-counts_CP.sum(1), kind="stable")[:MOST_VALUES]
+    columns = np.argsort(-tell_P(counts_CP), kind="stable")[:MOST_NODES]
+    profile_CP = np.nan_to_num(octaves(ratios(counts_CP)[np.ix_(rows, columns)]))
+    rows, columns = rows[similar_order(profile_CP)], columns[similar_order(profile_CP.T)]
     paths = [view.tree.path_N[node] for node in view.tree.cut(level)]
     left_out = []
-    if len(nodes) < counts_CP.shape[1]:
-        told = f"{len(nodes)} of {number(counts_CP.shape[1])} {level_word(view.tree, level)}"
+    if len(columns) < counts_CP.shape[1]:
+        told = f"{len(columns)} of {number(counts_CP.shape[1])} {level_word(view.tree, level)}"
         left_out.append(f"the {told} that tell most")
-    if len(values) < len(counts_CP):
-        left_out.append(f"the {len(values)} commonest of {number(len(counts_CP))} values")
+    if len(rows) < len(counts_CP):
+        left_out.append(f"the {len(rows)} commonest of {number(len(counts_CP))} values")
     return Matrix(
-        tuple(knowledge.values[values[i]] for i in rows),
-        tuple(paths[nodes[i]] for i in columns),
-        ratio_CP[np.ix_(rows, columns)],
+        tuple(knowledge.values[i] for i in rows),
+        tuple(paths[i] for i in columns),
+        rows,
+        columns,
+        ratios(counts_CP)[np.ix_(rows, columns)],
         "; ".join(left_out),
     )
 
@@ -105,7 +109,12 @@ def matrix_figure(view: View, knowledge: Knowledge) -> go.Figure:
 def drawn_levels(view: View, knowledge: Knowledge) -> list[int]:
     """The level that adds most, and the last of which all nodes can be shown."""
     whole = [i for i in range(view.tree.num_levels) if len(view.tree.cut(i)) <= MOST_NODES]
-    return sorted({int(np.argmax(net_L(knowledge))), *whole[-1:]})
+    return sorted({telling_level(knowledge), *whole[-1:]})
+
+
+def telling_level(knowledge: Knowledge) -> int:
+    """The level that adds most to what is known of a label."""
+    return int(np.argmax(net_L(knowledge)))
 
 
 def _title(view: View, level: int, matrix: Matrix) -> str:
@@ -198,48 +207,41 @@ def _profiles(counts_CP: Array) -> Array:
     return np.divide(profile_CP, length_P, out=np.zeros_like(profile_CP), where=length_P > 0)
 
 
-def seeds_figure(same: Sequence[View], label_name: str) -> go.Figure | None:
+def seeds_figure(same: Sequence[View], knowledge: Knowledge) -> go.Figure | None:
     """One level of several runs of one organisation, nodes of a column having like profiles.
 
     Args:
         same: the same layer of runs that have the same tree, the reference first.
+        knowledge: what the reference knows of the label.
 
-    Returns None where there are not two, or no level is small enough to be compared by eye.
+    Returns None where no other run knows the label with the same values, or no level is small
+    enough to be compared by eye.
     """
-    first = same[0]
-    level = max(
-        (i for i in range(first.tree.num_levels) if len(first.tree.cut(i)) <= _ALIGNED), default=-1
-    )
-    known = [(view, _labelled(view, label_name)) for view in same[:_PANELS]]
-    kept = [(view, k) for view, k in known if k and k.values == known[0][1].values]
-    if level < 0 or len(kept) < 2:
+    first, *others = same
+    small = [i for i in range(first.tree.num_levels) if len(first.tree.cut(i)) <= _ALIGNED]
+    known = [(view, each) for view in others for each in view.layer.knowledge]
+    kept = [
+        (view, each)
+        for view, each in known
+        if (each.label, each.values) == (knowledge.label, knowledge.values)
+    ][: _PANELS - 1]
+    if not small or not kept:
         return None
-    matrix = matrix_of(first, kept[0][1], level)
-    cut_names = [first.tree.path_N[node] for node in first.tree.cut(level)]
-    columns = [cut_names.index(name) for name in matrix.nodes]
-    rows = [kept[0][1].values.index(name) for name in matrix.values]
-    reference_CP = first.counts_CP(kept[0][1], level)
-    panels, titles = [], []
-    for view, knowledge in kept:
-        counts_CP = view.counts_CP(knowledge, level)
+    level = small[-1]
+    matrix = matrix_of(first, knowledge, level)
+    paths = [first.tree.path_N[node] for node in first.tree.cut(level)]
+    reference_CP = first.counts_CP(knowledge, level)
+    panels, titles = [matrix], [f"seed {first.inspection.seed}"]
+    for view, each in kept:
+        counts_CP = view.counts_CP(each, level)
         partner, alike = aligned(reference_CP, counts_CP)
-        nodes = partner[columns]
-        panels.append(
-            Matrix(
-                matrix.values,
-                tuple(cut_names[i] for i in nodes),
-                ratios(counts_CP)[np.ix_(rows, nodes)],
-                "",
-            )
-        )
-        likeness = "" if view is first else f", correlation {alike:.2f}"
-        titles.append(f"seed {view.inspection.seed}{likeness}")
+        columns = partner[matrix.columns]
+        ratio_CP = ratios(counts_CP)[np.ix_(matrix.rows, columns)]
+        nodes = tuple(paths[i] for i in columns)
+        panels.append(replace(matrix, nodes=nodes, columns=columns, ratio_CP=ratio_CP))
+        titles.append(f"seed {view.inspection.seed}, correlation {alike:.2f}")
     figure = make_subplots(
         rows=len(panels), cols=1, subplot_titles=titles, vertical_spacing=_spacing(panels)
     )
     _finish(figure, panels)
     return figure
-
-
-def _labelled(view: View, name: str) -> Knowledge | None:
-    return next((k for k in view.layer.knowledge if k.label == name), None)

@@ -13,13 +13,13 @@ from hmoe.metrics import Knowledge
 from hmoe.report.organisation.bars import PARTS, level_words
 from hmoe.report.organisation.chart import HALF, WIDEST_LINE, box, lines
 from hmoe.report.organisation.layout import Layout, lay_out_tree, strip_cells
-from hmoe.report.organisation.matrix import drawn_levels, matrix_of
+from hmoe.report.organisation.matrix import matrix_of, telling_level
 from hmoe.report.organisation.paint import DIVERGING, OCTAVES, diverging, octaves
 from hmoe.report.organisation.view import View, level_word
 from hmoe.report.paper import WIDTH, empty_figure, plain, write_figures
 from hmoe.report.style import COLOURS, FAINT, INK
 
-_LETTER = 0.058  # inches, at the size of names
+_LETTER = 0.052  # inches, at the size of names
 _TITLES = ("load, even is 1", "share over expected")
 
 
@@ -47,9 +47,11 @@ def _chart(view: View) -> Any:
     _box(axes, layout.num_slots / 2 - root / 2, -HALF, root, "white", "all rows")
     for node in range(layout.num_boxes):
         left, bottom, width, _ = box(layout, node)
-        y = -1 - view.tree.level_N[node] + bottom
+        bottom += -1 - view.tree.level_N[node]
         ratio = float(view.ratio_N[node])
-        _box(axes, left, y, width, diverging(ratio), _name(view, layout, node), idle=ratio == 0)
+        _box(
+            axes, left, bottom, width, diverging(ratio), _name(view, layout, node), idle=ratio == 0
+        )
     for level in layout.strips:
         cells = strip_cells(view.tree, level)
         half = 0.42 if cells.rows > 1 else 0.2
@@ -78,7 +80,7 @@ def _box(
     axes.add_patch(Rectangle((left, bottom), width, 2 * HALF, **style))
     middle = left + width / 2, bottom + HALF
     paint = "white" if idle else INK
-    axes.text(*middle, name, ha="center", va="center", fontsize=7, color=paint, zorder=3)
+    axes.text(*middle, name, ha="center", va="center", fontsize=6.5, color=paint, zorder=3)
 
 
 def _name(view: View, layout: Layout, node: int) -> str:
@@ -89,7 +91,7 @@ def _name(view: View, layout: Layout, node: int) -> str:
 
 
 def _matrix(view: View, knowledge: Knowledge) -> Any:
-    level = drawn_levels(view, knowledge)[0]
+    level = telling_level(knowledge)
     matrix = matrix_of(view, knowledge, level)
     figure, (axes,) = empty_figure(1, 0.9 + 0.17 * len(matrix.values))
     axes.imshow(octaves(matrix.ratio_CP), aspect="auto", **_scale())
@@ -130,7 +132,7 @@ def _information(view: View, knowledge: Knowledge) -> Any:
     for axes in (told, beside):
         axes.set_yticks(y, words)
         axes.invert_yaxis()
-        axes.legend(frameon=False, fontsize=7)
+        axes.legend(frameon=False, fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return figure
 
 

@@ -116,7 +116,7 @@ def history(tree: Tree, load_N: np.ndarray, moments: int, rng: np.random.Generat
     )
 
 
-def inspect(
+def make_record(
     spec: Any,
     *,
     planted: int | None = 0,
