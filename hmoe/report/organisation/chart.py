@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from hmoe.report.numbers import number, percent
 from hmoe.report.organisation.layout import Layout, lay_out_tree, strip_cells
 from hmoe.report.organisation.paint import colour_axis, diverging, octaves
-from hmoe.report.organisation.view import View, level_word
+from hmoe.report.organisation.view import View, counted
 from hmoe.report.style import FAINT, INK, label, lay_out
 
 HALF = 0.23  # of the height of a box, in levels
@@ -27,21 +27,20 @@ def chart_figure(view: View) -> go.Figure:
     _draw_boxes(figure, view, layout)
     for level in layout.strips:
         _draw_strip(figure, view, layout, level)
-    lay_out(figure, height=_LEVEL_PX * (view.tree.num_levels + 1))
+    lay_out(figure, height=_LEVEL_PX * (view.tree.num_levels + 1) + 22)
     levels = range(view.tree.num_levels)
-    words = [level_word(view.tree, i) for i in levels]
     sizes = [s.stop - s.start for s in view.tree.level_slices]
     figure.update_layout(
         showlegend=False,
         coloraxis=colour_axis("load, even is 1×"),
-        margin={"l": 16, "r": 8, "t": 8, "b": 8},
+        margin={"l": 16, "r": 8, "t": 30, "b": 8},
         hovermode="closest",
     )
     figure.update_xaxes(visible=False, range=[0, layout.num_slots])
     figure.update_yaxes(
         range=[-len(levels) - 0.45, 0.35],
         tickvals=[-1 - i for i in levels],
-        ticktext=[f"{n} {word}" for n, word in zip(sizes, words, strict=True)],
+        ticktext=[counted(view.tree, i, n) for i, n in enumerate(sizes)],
         showgrid=False,
         showline=False,
     )

@@ -139,8 +139,9 @@ def streams_figure(view: View, knowledge: Knowledge) -> go.Figure:
             },
         )
     )
-    lay_out(figure, height=430)
-    figure.update_layout(margin={"l": 8, "r": 8, "t": 32, "b": 12}, font_size=12)
+    lay_out(figure, height=450)
+    # The titles of stages are beneath the buttons of the figure.
+    figure.update_layout(margin={"l": 8, "r": 8, "t": 56, "b": 12}, font_size=12)
     for i, each in enumerate(found):
         place = i / (len(found) - 1)
         figure.add_annotation(

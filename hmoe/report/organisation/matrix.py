@@ -13,7 +13,14 @@ from plotly.subplots import make_subplots
 from hmoe.metrics import Knowledge
 from hmoe.report.numbers import number
 from hmoe.report.organisation.paint import colour_axis, octaves
-from hmoe.report.organisation.view import Array, View, level_word, net_L
+from hmoe.report.organisation.view import (
+    Array,
+    View,
+    counted,
+    level_word,
+    net_L,
+    significant_L,
+)
 from hmoe.report.style import FAINT, label, lay_out
 
 MOST_VALUES, MOST_NODES = 30, 48
@@ -31,7 +38,7 @@ class Matrix:
         nodes: names of the columns.
         rows, columns: places of the values in the label, of the nodes in the cut.
         ratio_CP: rows of the value at the node, over what independence would give.
-        told: what was left out, "" if nothing.
+        title: of which level it is, what was left out, and whether chance gives as much.
     """
 
     values: tuple[str, ...]
@@ -39,7 +46,7 @@ class Matrix:
     rows: Array
     columns: Array
     ratio_CP: Array
-    told: str
+    title: str
 
 
 def ratios(counts_CP: Array) -> Array:
@@ -75,20 +82,27 @@ def matrix_of(view: View, knowledge: Knowledge, level: int) -> Matrix:
     profile_CP = np.nan_to_num(octaves(ratios(counts_CP)[np.ix_(rows, columns)]))
     rows, columns = rows[similar_order(profile_CP)], columns[similar_order(profile_CP.T)]
     paths = [view.tree.path_N[node] for node in view.tree.cut(level)]
-    left_out = []
-    if len(columns) < counts_CP.shape[1]:
-        told = f"{len(columns)} of {number(counts_CP.shape[1])} {level_word(view.tree, level)}"
-        left_out.append(f"the {told} that tell most")
-    if len(rows) < len(counts_CP):
-        left_out.append(f"the {len(rows)} commonest of {number(len(counts_CP))} values")
     return Matrix(
         tuple(knowledge.values[i] for i in rows),
         tuple(paths[i] for i in columns),
         rows,
         columns,
         ratios(counts_CP)[np.ix_(rows, columns)],
-        "; ".join(left_out),
+        _title(view, knowledge, level, len(rows), len(columns)),
     )
+
+
+def _title(view: View, knowledge: Knowledge, level: int, rows: int, columns: int) -> str:
+    whole = len(view.tree.cut(level))
+    parts = [level_word(view.tree, level)]
+    if columns < whole:
+        parts = [f"{columns} of {counted(view.tree, level, whole)}, those that tell most"]
+    if rows < len(knowledge.values):
+        parts.append(f"{rows} commonest of {number(len(knowledge.values))} values")
+    if not significant_L(knowledge)[: level + 1].any():
+        # The nodes that tell most always seem to tell something.
+        parts.append("permuted labels would show as much")
+    return "; ".join(parts)
 
 
 def matrix_figure(view: View, knowledge: Knowledge) -> go.Figure:
@@ -99,7 +113,7 @@ def matrix_figure(view: View, knowledge: Knowledge) -> go.Figure:
         rows=len(levels),
         cols=1,
         row_heights=[max(len(m.values), 5) for m in drawn],
-        subplot_titles=[_title(view, i, m) for i, m in zip(levels, drawn, strict=True)],
+        subplot_titles=[m.title for m in drawn],
         vertical_spacing=_spacing(drawn),
     )
     _finish(figure, drawn)
@@ -115,11 +129,6 @@ def drawn_levels(view: View, knowledge: Knowledge) -> list[int]:
 def telling_level(knowledge: Knowledge) -> int:
     """The level that adds most to what is known of a label."""
     return int(np.argmax(net_L(knowledge)))
-
-
-def _title(view: View, level: int, matrix: Matrix) -> str:
-    word = label(level_word(view.tree, level))
-    return f"{word} ({matrix.told})" if matrix.told else word
 
 
 def _finish(figure: go.Figure, drawn: Sequence[Matrix]) -> None:

@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 from hmoe.metrics import History
 from hmoe.report.numbers import number
 from hmoe.report.organisation.paint import colour_axis, octaves
-from hmoe.report.organisation.view import Array, View, level_word
+from hmoe.report.organisation.view import Array, View, counted, level_word
 from hmoe.report.style import COLOURS, FAINT, label, lay_out
 
 _MOST_ROWS, _MOST_MOMENTS, _PANELS, _COLUMNS = 48, 60, 6, 64
@@ -162,10 +162,8 @@ def _colour(level: int) -> str:
 
 def _title(view: View, level: int) -> str:
     count = len(view.tree.cut(level))
-    word = level_word(view.tree, level)
-    if count > _MOST_ROWS:
-        return f"{number(count)} {word}, by load at the end"
-    return f"{count} {word}"
+    crowded = ", by load at the end" if count > _MOST_ROWS else ""
+    return counted(view.tree, level, count) + crowded
 
 
 def _rows(view: View, level: int, ratio_SP: Array) -> tuple[list[str], Array]:

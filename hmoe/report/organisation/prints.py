@@ -15,7 +15,7 @@ from hmoe.report.organisation.chart import HALF, WIDEST_LINE, box, lines
 from hmoe.report.organisation.layout import Layout, lay_out_tree, strip_cells
 from hmoe.report.organisation.matrix import matrix_of, telling_level
 from hmoe.report.organisation.paint import DIVERGING, OCTAVES, diverging, octaves
-from hmoe.report.organisation.view import View, level_word
+from hmoe.report.organisation.view import View, counted
 from hmoe.report.paper import WIDTH, empty_figure, plain, write_figures
 from hmoe.report.style import COLOURS, FAINT, INK
 
@@ -63,7 +63,7 @@ def _chart(view: View) -> Any:
         )
     axes.set(xlim=(0, layout.num_slots), ylim=(-depth - 0.45, 0.3), xticks=[])
     sizes = [s.stop - s.start for s in view.tree.level_slices]
-    words = [f"{n} {word}" for n, word in zip(sizes, level_words(view), strict=True)]
+    words = [counted(view.tree, i, n) for i, n in enumerate(sizes)]
     axes.set_yticks([-1 - i for i in range(depth)], words)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
@@ -100,7 +100,7 @@ def _matrix(view: View, knowledge: Knowledge) -> Any:
     turned = 90 if letters > 0.65 * WIDTH else 0
     axes.set_xticks(range(len(matrix.nodes)), map(plain, matrix.nodes), rotation=turned)
     axes.tick_params(labelsize=7, length=0)
-    axes.set_xlabel(level_word(view.tree, level) + (f" ({matrix.told})" if matrix.told else ""))
+    axes.set_xlabel(matrix.title)
     axes.set_ylabel(plain(knowledge.label))
     _bar(figure, axes, _TITLES[1])
     return figure

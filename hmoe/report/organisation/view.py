@@ -10,6 +10,7 @@ import numpy as np
 
 from hmoe.layer import Tree
 from hmoe.metrics import Inspection, Knowledge, LayerInspection
+from hmoe.report.numbers import number
 
 Array = np.ndarray
 SIGNIFICANT = 0.05  # share of permutations
@@ -102,6 +103,12 @@ def level_word(tree: Tree, level: int) -> str:
     if level == tree.num_levels - 1:
         return "experts"
     return ("departments", "teams")[level] if level < 2 else f"level {level}"
+
+
+def counted(tree: Tree, level: int, count: int) -> str:
+    """So many nodes of a level, such as "4 departments"."""
+    word = level_word(tree, level)
+    return f"{number(count)} {f'on {word}' if word.startswith('level') else word}"
 
 
 def node_words(tree: Tree, node: int) -> str:

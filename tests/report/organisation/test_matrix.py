@@ -72,7 +72,7 @@ def test_the_matrix_of_a_crowded_level_keeps_what_tells_most(huge) -> None:
     known = view.best_known
     matrix = matrix_of(view, known, 1)
     assert matrix.ratio_CP.shape == (12, MOST_NODES)
-    assert "48 of 256 teams that tell most" in matrix.told
+    assert matrix.title == "48 of 256 teams, those that tell most"
     tells = tell_P(view.counts_CP(known, 1))
     teams = [view.tree.path_N[node] for node in view.tree.cut(1)]
     kept = tells[[teams.index(name) for name in matrix.nodes]]
@@ -112,3 +112,13 @@ def test_only_nothing_is_dark() -> None:
     placed = octaves(np.array([0, 1e-9, 0.5, 1, 2, 64]))
     assert placed[0] == -OCTAVES < placed[1]
     assert placed[2:].tolist() == [-1, 0, 1, OCTAVES]
+
+
+def test_a_matrix_of_chance_says_so() -> None:
+    view = views(make_record([64], planted=None, rows=2000))[0]
+    assert matrix_of(view, view.best_known, 0).title == (
+        "48 of 64 experts, those that tell most; permuted labels would show as much"
+    )
+    planted = views(make_record([4, 4], planted=0))[0]
+    for level, title in enumerate(("departments", "experts")):
+        assert matrix_of(planted, planted.best_known, level).title == title
