@@ -181,5 +181,5 @@ def _in_box(view: View, node: int, width_px: float) -> str:
     if room < 2 or (room < 4 and len(name) > room):
         return ""
     shown = name if len(name) <= room else name[: room - 1] + "…"
-    told = "idle" if ratio == 0 else f"{ratio:.1f}×"
-    return f"<b>{label(shown)}</b>" + (f"<br>{told}" if len(told) <= room else "")
+    told = "idle" if ratio == 0 else "<0.1×" if ratio < 0.05 else f"{ratio:.1f}×"
+    return f"<b>{label(shown)}</b>" + (f"<br>{label(told)}" if len(told) <= room else "")
