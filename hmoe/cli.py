@@ -163,11 +163,12 @@ def _confirm(study: Any, arms: Sequence[Any], runs: Path, overrides: Sequence[st
     )
 
     console = Console(stderr=True)
-    console.print(confirmation_table(study, plan_confirmation(study, arms, runs)))
+    plan = plan_confirmation(study, arms, runs)
+    console.print(confirmation_table(study, arms, plan))
     display = ProgressDisplay(console, "runs")
     command = shlex.join(["hmoe", "confirm", *overrides])
     with display.live():
-        run_confirmation(study, arms, runs, command=command, show=display.show)
+        run_confirmation(study, arms, runs, plan, command=command, show=display.show)
     return publish(runs, study.name)
 
 

@@ -289,7 +289,7 @@ def test_the_plan_and_the_state_of_a_sweep_are_shown(capsys, tmp_path):
     assert not (tmp_path / "runs").exists()
     study, runs = cli._load_sweep(overrides)
     (runs / "tiny").mkdir(parents=True)
-    registration.register(runs / "tiny", study)
+    registration.register(runs / "tiny", study, {})
     with pytest.raises(SystemExit) as ended:
         cli.main(["status", *overrides])
     assert ended.value.code == 0

@@ -232,7 +232,7 @@ def test_a_step_of_training(
             assemble(cfg, device="meta")
         return
     parts = assemble(cfg)
-    learner = parts.learner()
+    learner = parts.learner(Path())
     parts.data.setup()
     batch = parts.data.train_batch(0)
     optimizer = learner.configure_optimizers()["optimizer"]
@@ -265,7 +265,7 @@ def test_a_step_of_training(
 def test_a_step_of_training_with_a_lazy_descent(balance: str) -> None:
     lazy = ["ffn@model.ffn=hmoe_lazy", "selection.beam=1", f"balance={balance}"]
     parts = assemble(compose(["data=digits", "model=mlp", "tree.spec=[4,4,4]", *lazy, *TINY]))
-    learner = parts.learner()
+    learner = parts.learner(Path())
     parts.data.setup()
     batch = parts.data.train_batch(0)
     learner.loss(batch)[0].backward()

@@ -2,6 +2,7 @@
 
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ def test_a_system_cites_its_paper_and_says_where_it_differs(name: str) -> None:
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_a_system_learns_from_one_step(name: str) -> None:
     parts = assemble(compose([f"system={name}", *TINY]))
-    learner = parts.learner()
+    learner = parts.learner(Path())
     parts.data.setup()
     batch = parts.data.train_batch(0)
     loss, _ = learner.loss(batch)

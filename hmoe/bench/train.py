@@ -99,10 +99,10 @@ def _hmoe_seconds(cfg: DictConfig) -> float:
     """The steps as `hmoe train` takes them, event log included, checkpoints not."""
     parts = _seeded(cfg)
     clock = _Clock()
-    learner = parts.learner()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         # No validation is the point here.
         warnings.filterwarnings("ignore", module="pytorch_lightning")
+        learner = parts.learner(Path(folder))
         trainer = make_trainer(parts.options, Path(folder), [clock])
         stream = stretches(parts.data, trainer, parts.options)
         trainer.fit(learner, train_dataloaders=stream)

@@ -1,9 +1,10 @@
 """The algorithm, torch only. Read it in this order: tree_spec, tree, tree_ops, scores, scorers,
 gates, bottom_up, heads, routing, selection (with checks, beam, capacity), expert_choice, streams,
 experts, staff, dispatch, hmoe. Then by itself: looks, asking, descent, lazy and neurons (very large
-trees), soft_moe, and outline, rows, move, moving_gates, moving (trees that change)."""
+trees), soft_moe, and outline, rows, move, moving_gates, moving, dealing (trees that change)."""
 
 from hmoe.layer.bottom_up import BottomUp
+from hmoe.layer.dealing import dealt
 from hmoe.layer.expert_choice import expert_choice
 from hmoe.layer.experts import Mlp, SwiGlu
 from hmoe.layer.gates import Tied, TopDown
@@ -43,6 +44,7 @@ __all__ = [
     "TopDown",
     "Tree",
     "Zero",
+    "dealt",
     "descend",
     "drop",
     "expert_choice",

@@ -1,4 +1,4 @@
-"""Load metrics: pure functions, and a thin torchmetrics class that adds up over batches."""
+"""Metrics of routing: pure functions, and a thin torchmetrics class that adds up over batches."""
 
 from hmoe.metrics.direction import direction
 from hmoe.metrics.inspection import History, Inspection, Knowledge, LayerInspection
@@ -12,9 +12,11 @@ from hmoe.metrics.load import (
     max_violation,
     normalised_entropy,
 )
+from hmoe.metrics.stability import NONE, heaviest, nodes_at, overlap, overlaps
 
 __all__ = [
     "DROPPED",
+    "NONE",
     "History",
     "Inspection",
     "Knowledge",
@@ -24,7 +26,11 @@ __all__ = [
     "cv",
     "dead_share",
     "direction",
+    "heaviest",
     "load_statistics",
     "max_violation",
+    "nodes_at",
     "normalised_entropy",
+    "overlap",
+    "overlaps",
 ]

@@ -23,6 +23,7 @@ from hmoe.report.loads import load_figures
 from hmoe.report.organisation import arm_chapters
 from hmoe.report.paper import write_paper
 from hmoe.report.search_figures import hypervolume_figure, importance_figure, timeline_figure
+from hmoe.report.settled import churn_levels, declared_margin, settled_rows, unsettled
 from hmoe.report.style import look_of
 from hmoe.report.tables import (
     arm_rows,
@@ -93,6 +94,7 @@ def html(study: Study, inspections: Mapping[str, Inspection] = MappingProxyType(
     for name, objective in (("quality-curve", quality), ("balance-curve", balance)):
         if objective and (curve := curve_figure(study, objective)):
             figures[name] = curve
+    settled = settled_rows(study)
     loads = []
     for i, (arm, figure) in enumerate(load_figures(study)):
         figures[f"load-{i}"] = figure
@@ -110,6 +112,9 @@ def html(study: Study, inspections: Mapping[str, Inspection] = MappingProxyType(
             organisations=organisations,
             later={i: each for _, chapter in organisations for i, each in chapter.figures.items()},
             balance_rows=balance_rows(study),
+            settled=settled,
+            churn_levels=churn_levels(settled),
+            margin=declared_margin(study),
             trials=trials(study),
             confirm_runs=confirm_runs(study),
             efforts=effort_rows(study),
@@ -145,6 +150,7 @@ def _facts(study: Study) -> dict[str, Any]:
         "registered": registered(study),
         "deviations": deviations(study),
         "ends": end_rows(study),
+        "unsettled": unsettled(study),
         "varied": varied_params(study),
         "circumstances": circumstances(study),
     }

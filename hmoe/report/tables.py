@@ -177,7 +177,7 @@ def balance_rows(study: Study) -> list[BalanceRow]:
     for arm in arms(study):
         complete = [r for r in trials(study) if r.arm == arm and r.state == "complete"]
         levels = sorted({k.rpartition("/")[2] for r in complete for k in r.metrics if _is_load(k)})
-        for level in sorted(levels, key=_level_order):
+        for level in sorted(levels, key=level_order):
             keys = {name: f"final/val/load/{name}/{level}" for name in _STATISTICS}
             statistics = {
                 name: spread(r.metrics[key] for r in complete if key in r.metrics)
@@ -237,7 +237,8 @@ def _is_load(key: str) -> bool:
     return key.startswith("final/val/load/")
 
 
-def _level_order(level: str) -> tuple[bool, int]:
+def level_order(level: str) -> tuple[bool, int]:
+    """Sorts "level_0" before "level_1", and "expert" last."""
     number = level.rpartition("_")[2]
     return (not number.isdigit(), int(number) if number.isdigit() else 0)
 

@@ -31,7 +31,7 @@ class Choice:
     Attributes:
         slot: of the trial.
         drawn: its searched settings, as overrides.
-        value: what it reached on the first objective.
+        value: what it reached on the first objective that the arm has.
         seconds: for which it trained.
     """
 
@@ -86,7 +86,7 @@ def plan_confirmation(sweep: Sweep, arms: Sequence[PlannedArm], runs: Path) -> C
         if arm.name not in sweep.confirmed:
             continue
         if end := found.get(arm.name):
-            choices[arm.name] = _choice(end, end.values[sweep.objectives[0]], folder)
+            choices[arm.name] = _choice(end, end.values[arm.objectives[0]], folder)
         else:
             left_out[arm.name] = _why_not([end for end in ended if end.arm == arm.name])
     if sweep.contract.reference in left_out:
@@ -118,25 +118,22 @@ def run_confirmation(
     sweep: Sweep,
     arms: Sequence[PlannedArm],
     runs: Path,
+    plan: Chosen,
     *,
     command: str,
     show: Callable[[Progress], None],
 ) -> None:
-    """Run what of the confirmation has not ended yet; `run_jobs` says what else is raised.
-
-    Raises:
-        ConfigError: as `plan_confirmation`.
-    """
-    plan_confirmation(sweep, arms, runs)  # a refusal leaves everything as it is
+    """Run what of a planned confirmation has not ended yet; `run_jobs` says what is raised."""
+    folder = runs / sweep.name
 
     def source() -> Confirmation:
-        plan = plan_confirmation(sweep, arms, runs)
-        chosen = {name: asdict(choice) for name, choice in plan.choices.items()}
-        record = {"seeds": len(plan.seeds), "arms": chosen, "left_out": plan.left_out}
-        folder = runs / sweep.name
+        # Another process may have chosen since the plan was made: what was stored first stands.
+        now = plan_confirmation(sweep, arms, runs) if kept_choice(folder) else plan
+        chosen = {name: asdict(choice) for name, choice in now.choices.items()}
+        record = {"seeds": len(now.seeds), "arms": chosen, "left_out": now.left_out}
         (folder / CHOSEN).parent.mkdir(exist_ok=True)
         write_atomically(folder / CHOSEN, json.dumps(record, indent=1))
-        return Confirmation(plan, arms, folder)
+        return Confirmation(now, arms, folder)
 
     run_jobs(sweep, arms, runs, source=source, command=command, show=show)
 

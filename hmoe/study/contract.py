@@ -76,6 +76,11 @@ class PlannedArm:
     deviation: float
     objectives: tuple[str, ...]
 
+    @property
+    def setting(self) -> str:
+        """The dial where it was turned to, as an override; "" without one."""
+        return f"{self.dial}={OmegaConf.select(self.cfg, self.dial)}" if self.dial else ""
+
 
 def plan_arms(sweep: Sweep, seconds: Seconds | None = None) -> list[PlannedArm]:
     """Compose every arm and match it to the contract's reference.
@@ -120,11 +125,7 @@ def faults(sweep: Sweep, arms: Sequence[PlannedArm]) -> list[str]:
     contract, where = sweep.contract, f"sweep {sweep.name}:"
     missed = [
         f"arm '{arm.name}' has {_matched(arm.spend, contract.match):,.0f} ({arm.deviation:+.1%}) "
-        + (
-            f"at the nearest, {arm.dial}={OmegaConf.select(arm.cfg, arm.dial)}"
-            if arm.dial
-            else "and no dial to turn"
-        )
+        + (f"at the nearest, {arm.setting}" if arm.dial else "and no dial to turn")
         for arm in arms
         if abs(arm.deviation) > contract.tolerance
     ]
@@ -202,6 +203,16 @@ def _plan_arm(sweep: Sweep, name: str, overrides: Sequence[str]) -> PlannedArm:
         deviation=0.0,
         objectives=objectives,
     )
+
+
+def spend_of(cfg: DictConfig) -> Spend:
+    """What a run of a configuration spends, its seconds unknown.
+
+    Raises:
+        ConfigError: its parts are wrong in themselves or do not go together.
+    """
+    parts = assemble(cfg, device="meta")
+    return _spend(parts, cost(parts.model), None)
 
 
 def _spend(parts: Parts, arm_cost: Cost, seconds: float | None) -> Spend:

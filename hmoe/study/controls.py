@@ -8,13 +8,11 @@ Where no level of the gate learns, nothing would learn from a balance loss of it
 would tell nothing: losses go, a bias controller stays, weights are even.
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from math import ceil, prod
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from hmoe.config import build, compose, key_of, literal, parse
@@ -152,21 +150,37 @@ def group_limited(cfg: DictConfig) -> list[str]:
 def shuffled(cfg: DictConfig) -> list[str]:
     """Does it matter who sits in which group? The same staff, dealt out to other groups.
 
-    Only where that carries information: experts that differ by unit, or units with different
-    numbers of shared experts. Experts that are alike start alike in every group.
+    Only where that carries information: experts that differ by unit, or units that differ and have
+    different numbers of shared experts. Experts that are alike start alike in every group. Groups
+    that `hmoe.layer.regroup` made in mid-training are no setting of an arm: `hmoe.layer.dealt`
+    gives the order for a control of them.
     """
+    from hmoe.layer.dealing import (
+        deals,
+        organisation,
+    )  # brings torch, which this room starts without
+    from hmoe.layer.staff import kind_of
+
     tree = _units("shuffled", cfg)
-    changes = {
-        "experts.units": _dealt(tree, OmegaConf.to_container(cfg.experts).get("units") or {}),
-        "shared.units": _moved_on(tree, OmegaConf.to_container(cfg.shared).get("units") or {}),
-    }
-    if not any(changes.values()):
+    banks = OmegaConf.to_container(cfg.experts).get("units") or {}
+    shared = OmegaConf.to_container(cfg.shared).get("units") or {}
+    paths = [tree.path_N[node] for node in tree.node_E]
+    kinds = [kind_of(path, banks) for path in paths]
+    moved = _moved_on(tree, shared)
+    staff, staff_after = ([units.get(p, 0) for p in tree.path_N] for units in (shared, moved))
+    before = organisation(tree, kinds, staff)
+    for dealt in deals(kinds, seed=0):
+        if organisation(tree, dealt, staff_after) != before:
+            break
+    else:
         raise ConfigError(
             "control=shuffled: experts and units of this arm are alike, so that shuffled groups "
             "would be the same arm again. Use it where experts differ by unit (experts=by_unit) "
-            "or units have different numbers of shared experts."
+            "or units that differ have different numbers of shared experts."
         )
-    return _overrides({key: value for key, value in changes.items() if value})
+    units = {path: banks[kind] for path, kind in zip(paths, dealt, strict=True) if kind}
+    changes = {"experts.units": units} if units else {}
+    return _overrides(changes | ({"shared.units": moved} if moved != shared else {}))
 
 
 CONTROLS: dict[str, Callable[[DictConfig], list[str]]] = {
@@ -261,34 +275,14 @@ def _unlearnt(cfg: DictConfig, score: str) -> list[str]:
     return [*_overrides(changes), *balance]
 
 
-def _dealt(tree: "Tree", units: dict[str, Any]) -> dict[str, Any]:
-    """The bank of every expert, in an order in which groups have other kinds; {} if there is none.
-
-    The order is drawn, always the same.
-    """
-    from hmoe.layer.staff import kind_of  # brings torch, which this room starts without
-
-    paths = [tree.path_N[node] for node in tree.node_E]
-    groups = [tree.parent_N[node] for node in tree.node_E]
-    kinds = [kind_of(path, units) for path in paths]
-    draw = np.random.RandomState(0)  # its draws are the same under every numpy (NEP 19)
-    for _ in range(100):
-        order = [kinds[expert] for expert in draw.permutation(len(kinds))]
-        if Counter(zip(groups, order, strict=True)) != Counter(zip(groups, kinds, strict=True)):
-            return {p: units[kind] for p, kind in zip(paths, order, strict=True) if kind}
-    return {}
-
-
 def _moved_on(tree: "Tree", units: dict[str, int]) -> dict[str, int]:
-    """Shared experts, each number at the next unit of its level; {} where that changes nothing."""
+    """Shared experts, each number at the next unit of its level."""
     moved = {name: number for name, number in units.items() if name not in tree.path_N}
-    changed = False
     for inner in tree.inner_levels:
         names = [tree.path_N[node] for node in inner]
         numbers = [units.get(name, 0) for name in names]
-        changed |= len(set(numbers)) > 1
         moved |= {n: k for n, k in zip(names, numbers[-1:] + numbers[:-1], strict=True) if k}
-    return moved if changed else {}
+    return moved
 
 
 def _is_list(value: Any) -> bool:

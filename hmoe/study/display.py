@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
-from omegaconf import OmegaConf
 from rich import box
 from rich.console import Console, Group
 from rich.markup import escape
@@ -30,15 +29,24 @@ from hmoe.study.spec import Sweep
 def plan_table(plan: Plan) -> Group:
     """The arms, what one run of each spends, what the sweep takes, and why it cannot start."""
     tables = (_arms_table(plan), _spend_table(plan), _effort_table(plan))
-    return Group(f"[bold]{escape(plan.sweep.question)}", *tables)
+    return Group(f"[bold]{escape(plan.sweep.question)}", *tables, *_bounds(plan))
+
+
+def _bounds(plan: Plan) -> list[str]:
+    """Between which minutes a sweep that prunes ends: how much it prunes is not known before."""
+    if plan.sweep.search.pruning is None or plan.least_minutes is None:
+        return []
+    return [
+        "With pruning these times are the most, as if no trial were stopped early; at",
+        f"least {_short(plan.least_minutes)} minutes, as if all were stopped at their first rung.",
+    ]
 
 
 def _arms_table(plan: Plan) -> Table:
     table = _table("The arms", ("arm", "tree", "dial"), ("gate params", "FLOPs/token"))
     for arm in plan.planned:
-        number = f"{arm.dial}={OmegaConf.select(arm.cfg, arm.dial)}" if arm.dial else ""
         costs = _short(arm.cost.gate_params), _short(arm.cost.flops_per_token)
-        table.add_row(arm.name, _tree(arm.tree), number, *costs)
+        table.add_row(arm.name, _tree(arm.tree), arm.setting, *costs)
     return table
 
 
@@ -102,7 +110,7 @@ def _table(title: str, names: Sequence[str], numbers: Sequence[str]) -> Table:
     return table
 
 
-def confirmation_table(sweep: Sweep, plan: Chosen) -> Table:
+def confirmation_table(sweep: Sweep, arms: Sequence[PlannedArm], plan: Chosen) -> Table:
     """What is trained again, how it fared in the search, and how long all of it will take."""
     seconds = len(plan.seeds) * sum(choice.seconds for choice in plan.choices.values())
     table = Table(
@@ -117,9 +125,10 @@ def confirmation_table(sweep: Sweep, plan: Chosen) -> Table:
     )
     for column in ("arm", "trial", "in the search", "settings"):
         table.add_column(column, no_wrap=column == "arm")
+    metrics = {arm.name: arm.objectives[0] for arm in arms}
     for name, choice in plan.choices.items():
-        drawn = " ".join(choice.drawn)
-        table.add_row(name, str(choice.slot + 1), f"{choice.value:.4g}", drawn)
+        reached = f"{metrics[name]} {choice.value:.4g}"
+        table.add_row(name, str(choice.slot + 1), reached, " ".join(choice.drawn))
     return table
 
 
@@ -144,8 +153,8 @@ def _bytes(number: int | None) -> str:
         return "-"
     for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
         if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number / 2**10:.3g} KiB"
+            return f"{number / size:.4g} {unit}"
+    return f"{number / 2**10:.4g} KiB"
 
 
 class ProgressDisplay:

@@ -17,6 +17,8 @@ from hmoe.config import build, digest
 from hmoe.errors import ConfigError
 from hmoe.files import write_atomically
 from hmoe.study.contract import PlannedArm, faults, match_arms, timed
+from hmoe.study.drift import drifts
+from hmoe.study.pruning import rung_steps
 from hmoe.study.search import check_search
 from hmoe.study.spec import Sweep
 from hmoe.training import Probe, probe, shortened, start_server
@@ -41,7 +43,10 @@ class ArmPlan:
         trials: of the search.
         confirmations: runs on fresh seeds.
         probe: what was measured, None without a probe.
-        minutes: until the workers have been through its runs; None without a probe.
+        minutes: until the workers have been through its runs, none of them pruned; None without
+            a probe.
+        least_minutes: the same if every trial is stopped at its first rung, which is the least
+            that pruning can leave; without pruning it is `minutes`.
         device_hours: of CPU cores, or of GPUs; None without a probe.
         disk_bytes: of its runs.
     """
@@ -51,6 +56,7 @@ class ArmPlan:
     confirmations: int
     probe: Probe | None
     minutes: float | None
+    least_minutes: float | None
     device_hours: float | None
     disk_bytes: int
 
@@ -90,6 +96,11 @@ class Plan:
         return _sum(row.minutes for row in self.arms)
 
     @property
+    def least_minutes(self) -> float | None:
+        """The same if every trial is stopped at its first rung."""
+        return _sum(row.least_minutes for row in self.arms)
+
+    @property
     def device_hours(self) -> float | None:
         """Of CPU cores, or of GPUs; None if an arm was not probed."""
         return _sum(row.device_hours for row in self.arms)
@@ -123,7 +134,8 @@ def plan_sweep(sweep: Sweep, runs: Path, *, measure: bool) -> Plan:
         start_server(sweep.threads)  # loads while the arms are matched
     probes = Probes(kept, sweep, probe if measure else None)
     arms = match_arms(sweep, probes.seconds)
-    wrong = [*faults(sweep, arms), *_search_faults(sweep, arms)]
+    # Only of arms that are matched can it be said that their trials are not.
+    wrong = [*(faults(sweep, arms) or drifts(sweep, arms)), *_search_faults(sweep, arms)]
     if wrong:
         probes = Probes(kept, sweep, None)  # what cannot start is not measured
     arms = [timed(arm, probes.seconds) for arm in arms]
@@ -197,10 +209,12 @@ def _row(sweep: Sweep, arm: PlannedArm, found: Probe | None) -> ArmPlan:
     if sweep.confirm is not None and arm.name in sweep.confirmed:
         confirmations = sweep.confirm.seeds
     num_runs = sweep.trials_per_arm + confirmations
-    minutes = hours = None
+    minutes = least = hours = None
     if found is not None and arm.spend.seconds is not None:
         seconds = num_runs * arm.spend.seconds
         minutes = seconds / sweep.workers / 60
+        saved = sweep.trials_per_arm * (arm.spend.seconds - _least_seconds(sweep, arm, found))
+        least = minutes - saved / sweep.workers / 60
         # Workers have cores of their own, but share the one GPU.
         hours = minutes / 60 if found.device == "cuda" else seconds * found.threads / 3600
     return ArmPlan(
@@ -209,9 +223,22 @@ def _row(sweep: Sweep, arm: PlannedArm, found: Probe | None) -> ArmPlan:
         confirmations=confirmations,
         probe=found,
         minutes=minutes,
+        least_minutes=least,
         device_hours=hours,
         disk_bytes=num_runs * _run_bytes(arm),
     )
+
+
+def _least_seconds(sweep: Sweep, arm: PlannedArm, found: Probe) -> float:
+    """Of a trial that is stopped at its first rung, or of a whole one where there is none."""
+    options = build(arm.cfg.trainer)
+    if sweep.search.pruning is None:
+        return found.seconds(options)
+    try:
+        first, *_ = rung_steps(sweep.search.pruning, options.max_steps, options.val_every)
+    except ConfigError:  # told among the faults of the plan
+        return found.seconds(options)
+    return found.seconds(replace(options, max_steps=first))
 
 
 def _run_bytes(arm: PlannedArm) -> int:

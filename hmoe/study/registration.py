@@ -45,21 +45,25 @@ def fingerprint(sweep: Sweep) -> dict[str, Any]:
     return content
 
 
-def register(folder: Path, sweep: Sweep) -> dict[str, Any]:
+def register(folder: Path, sweep: Sweep, dials: Mapping[str, str]) -> dict[str, Any]:
     """Write down what is planned, once, and return what was; refuse another plan.
 
     The record: `plan`, which is the fingerprint; `free`, what may change; the sha256 `digest` of
-    both; `commit`, `dirty` and `versions` of the code; `time` (UTC).
+    both; `dials`; `commit`, `dirty` and `versions` of the code; `time` (UTC).
 
     Args:
         folder: that of the study; must be there.
+        dials: by arm where the contract turned its dial to, as an override; "" without one.
 
     Raises:
-        ConfigError: the study was registered with another plan, or has trials and no registration.
+        ConfigError: the study was registered with another plan or with other dials, or has trials
+            and no registration.
     """
     path = folder / REGISTRATION
     if path.exists():
-        return registered(folder, sweep)
+        record = registered(folder, sweep)
+        _refuse_other_dials(folder, record, dials)
+        return record
     if any(folder.glob("*/trial_*")):
         raise ConfigError(
             f"sweep={sweep.name}: {folder} holds trials, but no {REGISTRATION}: what was planned "
@@ -73,10 +77,30 @@ def register(folder: Path, sweep: Sweep) -> dict[str, Any]:
         "commit": facts["git_commit"] or "unknown",
         "dirty": facts["git_dirty"],
         "versions": facts["versions"],
+        "dials": dict(dials),
         **content,
     }
     write_atomically(path, json.dumps(record, indent=1))
     return record
+
+
+def _refuse_other_dials(folder: Path, record: Mapping[str, Any], dials: Mapping[str, str]) -> None:
+    """What the sweep file leaves to the contract is part of the study too: steps, widths."""
+    before = record.get("dials", dials)  # early records have none
+    changes = [
+        f"{arm}: {before[arm] or 'no dial'} -> {now or 'no dial'}"
+        for arm, now in dials.items()
+        if before[arm] != now
+    ]
+    if changes:
+        raise ConfigError(
+            f"sweep={folder.name}: the contract now turns the dials otherwise than at "
+            f"{record['time']}, when the study in {folder} was registered:\n  "
+            + "\n  ".join(changes)
+            + "\nIts trials and new ones could not be compared. With contract.match = seconds the "
+            "steps come from the study's probe.json: put the first one back. Else start a new "
+            "study with name=."
+        )
 
 
 def registered(folder: Path, sweep: Sweep) -> dict[str, Any]:

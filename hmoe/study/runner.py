@@ -117,7 +117,7 @@ def run_sweep(
     Raises:
         ConfigError: its search cannot be.
     """
-    check_search(sweep, arms)
+    check_search(sweep, arms)  # as a plan does, for whoever comes without: before any folder
 
     def search() -> Search:
         found = Search(sweep, arms, runs)
@@ -147,13 +147,14 @@ def run_jobs(
         show: called with what there is to show, a few times a second.
 
     Raises:
-        ConfigError: another process owns the study, or it was registered with another plan.
+        ConfigError: another process owns the study, or it was registered with another plan or
+            with other dials.
         SweepInterruptedError: Ctrl-C or SIGTERM; children are stopped, their jobs given back.
     """
     folder = runs / sweep.name
     busy = "wait for it, look at it with `hmoe status`, or give this sweep another name=."
     with held(folder, f"sweep={sweep.name}", busy), _stop_signals() as stop:
-        record = register(folder, sweep)
+        record = register(folder, sweep, {arm.name: arm.setting for arm in arms})
         start_server(sweep.threads)  # loads while the stores are opened
         jobs = source()
         store = Store(runs)

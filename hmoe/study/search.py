@@ -68,15 +68,16 @@ class Ended:
 
 
 def best(sweep: Sweep, ended: Iterable[Ended]) -> dict[str, Ended]:
-    """Of each arm the complete trial that is best in the first objective, within the bounds.
+    """Of each arm the complete trial that is best within the bounds, by the arm's first objective.
 
-    Of equals the first. An arm that has none within the bounds is left out.
+    That is the first of the study that the arm has: a dense control has no load. Of equals the
+    first. An arm that has none within the bounds is left out.
     """
-    metric = sweep.objectives[0]
     found: dict[str, Ended] = {}
     for one in sorted(ended, key=lambda e: e.slot):
         if one.state != "complete" or any(value > 0 for value in one.excess.values()):
             continue
+        metric = next(metric for metric in sweep.objectives if metric in one.values)
         known = found.get(one.arm)
         if known is None or turned(metric, one.values[metric]) < turned(
             metric, known.values[metric]
@@ -104,9 +105,15 @@ def check_search(sweep: Sweep, arms: Sequence[PlannedArm]) -> None:
         )
 
 
+def draw(sweep: Sweep, arm: PlannedArm, trial: BaseTrial) -> list[str]:
+    """Let a trial suggest what is searched; the overrides of it that the arm reads."""
+    space = sweep.searched.only(keys(arm.cfg))
+    return that_are_read(arm.cfg, space.suggest(trial, sweep.settings(arm.name)))
+
+
 def combinations_of(sweep: Sweep, arm: PlannedArm) -> list[dict[str, Any]]:
     """The grid of an arm: all that its space can come to, once each, as Optuna's parameters."""
-    return combinations(lambda trial: _draw(sweep, arm, trial))
+    return combinations(lambda trial: draw(sweep, arm, trial))
 
 
 def storage_url(runs: Path) -> str:
@@ -182,7 +189,7 @@ class Search:
             _ = trial.relative_params  # here NSGA-II notes the generation, else at the first draw
         else:
             trial.set_user_attr(SLOT, slot)
-        drawn = _draw(self.sweep, arm, trial)
+        drawn = draw(self.sweep, arm, trial)
         trial.set_user_attr(_DRAWN, drawn)
         label = f"{name} trial {slot + 1}"
         return Ticket(
@@ -292,12 +299,6 @@ class Search:
 
 def _open(runs: Path) -> optuna.storages.BaseStorage:
     return optuna.storages.RDBStorage(storage_url(runs))
-
-
-def _draw(sweep: Sweep, arm: PlannedArm, trial: BaseTrial) -> list[str]:
-    """Let a trial suggest what is searched; the overrides of it that the arm reads."""
-    space = sweep.searched.only(keys(arm.cfg))
-    return that_are_read(arm.cfg, space.suggest(trial, sweep.settings(arm.name)))
 
 
 def _is_final(trial: FrozenTrial) -> bool:

@@ -1,7 +1,8 @@
 """Learner: the one LightningModule. Task loss plus balance, and what is written down on the way."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,6 +16,7 @@ from hmoe.data.loader import StepLoader
 from hmoe.layer import Routing
 from hmoe.layer.tree_ops import sum_below
 from hmoe.metrics import LoadMetrics
+from hmoe.training.moments import Moments
 from hmoe.training.options import AdamW, TrainerOptions
 from hmoe.training.tasks import Task, mean_of
 
@@ -50,6 +52,7 @@ class Learner(pl.LightningModule):
         balance: balance terms and bias controller, attached to the model's mixtures already.
         optim: optimiser and schedule.
         options: lengths and intervals.
+        moments: folder for what the gates choose at each validation.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Learner(pl.LightningModule):
         balance: Balance,
         optim: AdamW,
         options: TrainerOptions,
+        moments: Path,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -70,6 +74,7 @@ class Learner(pl.LightningModule):
         self.options = options
         trees = [layer.tree for layer in mixture_layers(model)]
         self.loads = nn.ModuleList(LoadMetrics(tree=tree) for tree in trees)
+        self.moments = Moments(folder=moments, trees=trees)
         self.sums: dict[str, SumMetric] = {}
         self.final: dict[str, float] = {}
         self.validated_at = -1
@@ -125,13 +130,15 @@ class Learner(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self._start_evaluation()
+        self.moments.start()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate(batch)
+        self.moments.watch(self._evaluate(batch))
 
     def on_validation_epoch_end(self) -> None:
         self.validated_at = self.global_step
-        self._finish_evaluation("val")
+        churn = self.moments.finish(self.global_step, [load.load_E for load in self.loads])
+        self._finish_evaluation("val", {f"gate/churn/{key}": x for key, x in churn.items()})
 
     def on_test_epoch_start(self) -> None:
         self._start_evaluation()
@@ -140,14 +147,15 @@ class Learner(pl.LightningModule):
         self._evaluate(batch)
 
     def on_test_epoch_end(self) -> None:
-        self._finish_evaluation("test")
+        self._finish_evaluation("test", {})
 
     def _start_evaluation(self) -> None:
         self.sums = {}
         for load in self.loads:
             load.reset()
 
-    def _evaluate(self, batch: Batch) -> None:
+    def _evaluate(self, batch: Batch) -> Sequence[Routing]:
+        """Add the scores and loads of a batch; returns the routing of every mixture."""
         output, routings = self.model(batch["x"])
         answer = mean_of(output)
         loss = self.task.loss(answer, batch["y"])
@@ -157,6 +165,7 @@ class Learner(pl.LightningModule):
             self._add(name, score(answer, batch["y"], loss) * num_items)
         for load, routing in zip(self.loads, routings, strict=True):
             load.update(routing)
+        return routings
 
     def _add(self, name: str, value: Tensor) -> None:
         # "disable" keeps a NaN, by which a diverged run is known, and asks nothing of the device.
@@ -164,7 +173,8 @@ class Learner(pl.LightningModule):
         total = self.sums.setdefault(name, SumMetric(nan_strategy="disable").to(self.device))
         total.update(value.to(self.device))
 
-    def _finish_evaluation(self, split: str) -> None:
+    def _finish_evaluation(self, split: str, more: Mapping[str, float]) -> None:
+        """Write down the scores, the loads and what `more` there is to say of this split."""
         sums = {name: total.compute().item() for name, total in self.sums.items()}
         num_items = sums.pop("items")
         metrics = {f"{split}/{name}": total / num_items for name, total in sums.items()}
@@ -172,6 +182,7 @@ class Learner(pl.LightningModule):
         for key in statistics[0] if statistics else ():
             mean = sum(layer[key] for layer in statistics) / len(statistics)
             metrics[f"{split}/load/{key}"] = mean
+        metrics |= {f"{split}/{key}": value for key, value in more.items()}
         self.final |= metrics
         self.logger.log_metrics(metrics, self.global_step)
         if not isfinite(metrics[f"{split}/loss"]):

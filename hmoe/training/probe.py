@@ -105,10 +105,10 @@ def measure(cfg: DictConfig) -> Probe:
     """Take a few steps of a shortened configuration in this process."""
     clock = _Clock()
     parts = prepare(cfg)
-    options, learner = parts.options, parts.learner()
     validation = parts.data.val_dataloader()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning")
+        options, learner = parts.options, parts.learner(Path(folder))
         trainer = make_trainer(options, Path(folder), [clock])
         try:
             trainer.fit(learner, train_dataloaders=stretches(parts.data, trainer, options))

@@ -33,6 +33,7 @@ from hmoe.training.checkpoints import AtomicCheckpointIO, Checkpoints, latest
 from hmoe.training.events import EventLog
 from hmoe.training.folder import run_folder
 from hmoe.training.learner import DivergedError, Learner, stretches
+from hmoe.training.moments import MOMENTS
 from hmoe.training.options import AdamW, TrainerOptions
 from hmoe.training.process import spared_collection
 from hmoe.training.progress import ProgressBar
@@ -51,14 +52,15 @@ class Parts:
     optim: AdamW
     options: TrainerOptions
 
-    def learner(self) -> Learner:
-        """The module that trains the model."""
+    def learner(self, run: Path) -> Learner:
+        """The module that trains the model in a run folder."""
         return Learner(
             model=self.model,
             task=self.task,
             balance=self.balance,
             optim=self.optim,
             options=self.options,
+            moments=run / MOMENTS,
         )
 
 
@@ -130,7 +132,7 @@ def train(
     started = time.time()
     _check(cfg)
     parts = prepare(cfg)
-    options, learner = parts.options, parts.learner()
+    options, learner = parts.options, parts.learner(run)
     checkpoints = Checkpoints(folder=run / "checkpoints", options=options)
     notes = caveats(parts)
     with run_folder(cfg, run), spared_collection():
@@ -256,7 +258,8 @@ def best(events: Path) -> dict[str, float]:
     found: dict[str, float] = {}
     for line in events.read_text(encoding="utf-8").splitlines():
         for key, value in json.loads(line)["metrics"].items():
-            if key.startswith("val/") and not key.startswith("val/load/") and isfinite(value):
+            is_score = key.startswith("val/") and not key.startswith(("val/load/", "val/gate/"))
+            if is_score and isfinite(value):
                 pick = min if direction(key) == "minimize" else max
                 found[f"best/{key}"] = pick(value, found.get(f"best/{key}", value))
     return found

@@ -5,14 +5,26 @@ Choices are tested on run folders made by hand; what trains is real.
 
 import json
 import os
+import re
 import signal
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from omegaconf import DictConfig
+from rich.console import Console
 
 from hmoe.errors import ConfigError
-from hmoe.study import SweepInterruptedError, load_sweep, plan_arms
+from hmoe.study import (
+    PlannedArm,
+    Sweep,
+    SweepInterruptedError,
+    confirmation_table,
+    load_sweep,
+    plan_arms,
+    plan_sweep,
+    run_sweep,
+)
 from hmoe.study.confirm import (
     Choice,
     Confirmation,
@@ -24,9 +36,11 @@ from hmoe.study.registration import num_seeds, register
 from hmoe.study.runner import Progress, Work
 from hmoe.study.search import Search
 from hmoe.tracking import Store, read_study
+from hmoe.training import Probe
 from tests.stores import mlflow_runs, optuna_trials
 from tests.study.test_runner import kill_once_saved, sweep_in, watched
 from tests.tiny import Killed, sweep_overrides
+from tests.tracking.fake import empty_store
 
 CONFIRM = "confirm={seeds:2,margins:{val/loss:0.1}}"
 
@@ -47,10 +61,16 @@ BOUND = "search={bounds:{val/load/cv/expert:0.5}}"
 def searched(runs: Path, scores: Mapping[str, list[Score]], *changes: str):
     """A finished search by hand: loss and imbalance of each slot, None where it failed."""
     sweep, arms = sweep_and_arms(runs, *changes)
+    fill(runs, sweep, arms, scores)
+    return sweep, arms
+
+
+def fill(runs: Path, sweep: Sweep, arms: list[PlannedArm], scores: Mapping[str, list[Score]]):
+    """Tell every slot of a search its scores; returns the overrides of what ran by arm and slot."""
     folder = runs / "tiny"
-    folder.mkdir(parents=True)
-    register(folder, sweep)
-    search = Search(sweep, arms, runs)
+    folder.mkdir(parents=True, exist_ok=True)
+    register(folder, sweep, {arm.name: arm.setting for arm in arms})
+    search, ran = Search(sweep, arms, runs), {}
     while ticket := search.ask():
         score = scores[ticket.arm.name][ticket.slot]
         if score is None:
@@ -62,7 +82,8 @@ def searched(runs: Path, scores: Mapping[str, list[Score]], *changes: str):
         result = {"metrics": metrics, "cost": {"seconds": 60.0}}
         (folder / ticket.place / "result.json").write_text(json.dumps(result))
         search.tell(ticket, metrics)
-    return sweep, arms
+        ran[ticket.arm.name, ticket.slot] = ticket.overrides
+    return ran
 
 
 # ------------------------------------------------------------------- what is chosen
@@ -87,6 +108,20 @@ def test_the_best_of_each_arm_within_the_bounds_is_chosen(by_hand):
     assert drawn["tree", 0] != drawn["tree", 1]
     assert plan.left_out == {}
     assert not (runs / "tiny" / "confirm").exists()
+
+
+def test_an_arm_without_the_first_objective_is_chosen_by_the_next(tmp_path):
+    """Balance is asked for first; a dense arm has none, and the table says what stands there."""
+    objectives = "objectives=[val/load/cv/expert,val/loss]"
+    sweep, arms = searched(tmp_path, SCORES, objectives)
+    plan = plan_confirmation(sweep, arms, tmp_path)
+    chosen = {name: (choice.slot, choice.value) for name, choice in plan.choices.items()}
+    assert chosen == {"dense": (1, 0.4), "tree": (1, 0.2)}
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(confirmation_table(sweep, arms, plan))
+    assert re.search(r"dense +2 +val/loss 0\.4 ", captured.get())
+    assert re.search(r"tree +2 +val/load/cv/expert 0\.2 ", captured.get())
 
 
 def test_what_cannot_be_confirmed_is_left_out_with_the_reason(tmp_path):
@@ -145,6 +180,106 @@ def test_runs_come_seed_by_seed_end_once_and_come_again_when_interrupted(by_hand
     ]
 
 
+def test_a_choice_stored_since_the_plan_was_made_stands(tmp_path, monkeypatch):
+    """Another process has chosen in between: its choice is confirmed, and its seeds are kept."""
+    sweep, arms = searched(tmp_path, SCORES)
+    plan, made = plan_confirmation(sweep, arms, tmp_path), []
+    take = lambda *args, source, **kwargs: made.append(source())  # noqa: E731
+    monkeypatch.setattr("hmoe.study.confirm.run_jobs", take)
+
+    def confirm() -> dict:
+        run_confirmation(sweep, arms, tmp_path, plan, command="", show=print)
+        return json.loads((tmp_path / "tiny" / "confirm" / "chosen.json").read_text())
+
+    first = confirm()
+    assert first["arms"]["dense"]["slot"] == 1
+    other = first | {"seeds": 3, "left_out": {"dense": "it was not asked for"}}
+    other["arms"] = {"tree": first["arms"]["tree"]}
+    (tmp_path / "tiny" / "confirm" / "chosen.json").write_text(json.dumps(other))
+    assert confirm() == other
+    assert [source.total for source in made] == [4, 3]
+
+
+# ------------------------------------------------------------------- equal seconds
+
+SECONDS = (
+    "contract={match:seconds,reference:tree}",
+    "arms={dense:{overrides:['model=mlp_dense','balance=none']},"
+    "tree:{overrides:['tree.spec=[2,2]']}}",
+)
+
+
+def clocked(dense_step_s: float):
+    """Stands for the probe: a step of the tree takes 0.1 s, all else nothing."""
+
+    def probe(cfg: DictConfig) -> Probe:
+        step_s = 0.1 if "tree" in str(cfg.model.ffn) else dense_step_s
+        times = {"setup_s": 0.0, "validation_s": 0.0, "checkpoint_s": 0.0}
+        return Probe(**times, step_s=step_s, peak_bytes=1, device="cpu", threads=1)
+
+    return probe
+
+
+@pytest.fixture
+def equal_seconds(tmp_path, monkeypatch):
+    """A sweep under a contract on seconds, planned where a dense step takes half as long."""
+    monkeypatch.setattr("hmoe.study.plan.start_server", lambda threads: None)
+    monkeypatch.setattr("hmoe.study.plan.probe", clocked(0.05))
+    sweep = load_sweep("hierarchy", sweep_overrides(tmp_path, CONFIRM, *SECONDS)[1:])
+    return sweep, plan_sweep(sweep, tmp_path, measure=True).planned
+
+
+def test_equal_seconds_are_confirmed_with_the_steps_of_the_search(equal_seconds, tmp_path):
+    """`hmoe confirm` measures nothing: the steps come from the probe that the search had."""
+    sweep, arms = equal_seconds
+    assert [arm.setting for arm in arms] == ["trainer.max_steps=40", ""]
+    ran = fill(tmp_path, sweep, arms, SCORES)
+    later = plan_sweep(sweep, tmp_path, measure=False).planned
+    assert later == arms
+    plan = plan_confirmation(sweep, later, tmp_path)
+    source = Confirmation(plan, later, tmp_path / "tiny")
+    assert source.total_steps == 2 * (40 + 20)
+    for job in iter(source.ask, None):
+        trial = ran[job.arm.name, plan.choices[job.arm.name].slot]
+        assert job.overrides[:-2] == trial[:-2], "all but seed and test"
+
+
+def test_equal_seconds_stay_those_of_the_first_probe(equal_seconds, tmp_path, monkeypatch):
+    """A slower machine changes no step; a lost probe is told, and another is another study."""
+    sweep, arms = equal_seconds
+    fill(tmp_path, sweep, arms, SCORES)
+    monkeypatch.setattr("hmoe.study.plan.probe", clocked(0.08))
+    assert plan_sweep(sweep, tmp_path, measure=True).planned == arms
+    (tmp_path / "tiny" / "probe.json").unlink()
+    with pytest.raises(ConfigError, match=r"contract\.match = seconds: how long an arm takes"):
+        plan_sweep(sweep, tmp_path, measure=False)
+    other = plan_sweep(sweep, tmp_path, measure=True).planned
+    told = r"dense: trainer\.max_steps=40 -> trainer\.max_steps=25\n.*probe\.json: put the first"
+    with pytest.raises(ConfigError, match=told):
+        run_sweep(sweep, other, tmp_path, command="", show=print)
+    plan = plan_confirmation(sweep, other, tmp_path)
+    with pytest.raises(ConfigError, match=told):
+        run_confirmation(sweep, other, tmp_path, plan, command="", show=print)
+    assert not (tmp_path / "tiny" / "confirm").exists()
+
+
+@pytest.mark.slow
+def test_equal_seconds_from_sweep_to_confirmation(equal_seconds, tmp_path):
+    """What trains takes the solved steps, in the search and in the confirmation."""
+    sweep, arms = equal_seconds
+    empty_store(tmp_path)
+    run_sweep(sweep, arms, tmp_path, command="hmoe sweep it", show=lambda _: None)
+    later = plan_sweep(sweep, tmp_path, measure=False).planned
+    plan = plan_confirmation(sweep, later, tmp_path)
+    run_confirmation(sweep, later, tmp_path, plan, command="hmoe confirm it", show=lambda _: None)
+    for place, number in (("*/trial_*", 2), ("confirm/*/seed_*", 2)):
+        for arm, steps in (("dense", 40), ("tree", 20)):
+            files = list((tmp_path / "tiny").glob(f"{place}/result.json"))
+            own = [file for file in files if file.parent.parent.name == arm]
+            tokens = {json.loads(file.read_text())["cost"]["tokens"] for file in own}
+            assert (len(own), tokens) == (number, {64 * steps})
+
+
 # ------------------------------------------------------------------- refused
 
 
@@ -152,7 +287,7 @@ def test_a_confirmation_that_was_not_planned_is_refused(tmp_path):
     sweep, arms = sweep_and_arms(tmp_path, "confirm=null")
     told = r"plans no confirmation\. A section confirm: with seeds and margins"
     with pytest.raises(ConfigError, match=told):
-        run_confirmation(sweep, arms, tmp_path, command="", show=print)
+        plan_confirmation(sweep, arms, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -169,7 +304,7 @@ def test_what_is_not_the_complete_registered_search_is_not_confirmed(by_hand, ch
     before = sorted(runs.rglob("*"))
     sweep, arms = sweep_and_arms(runs, BOUND, change)
     with pytest.raises(ConfigError, match=told):
-        run_confirmation(sweep, arms, runs, command="", show=print)
+        plan_confirmation(sweep, arms, runs)
     assert sorted(runs.rglob("*")) == before
 
 
@@ -180,7 +315,7 @@ def test_fewer_seeds_than_registered_are_refused(by_hand, tmp_path):
         load_sweep("hierarchy", sweep_overrides(tmp_path, CONFIRM, f"confirm.seeds={n}")[1:])
         for n in (3, 4)
     )
-    register(folder, more)
+    register(folder, more, {})
     with pytest.raises(ConfigError, match=r"confirm\.seeds=3: 4 were registered before the first"):
         num_seeds(folder, sweep)
 
@@ -191,7 +326,8 @@ def test_fewer_seeds_than_registered_are_refused(by_hand, tmp_path):
 def confirm_in(runs: Path, *changes: str, steps: int = 20) -> list[Progress]:
     sweep, arms = sweep_and_arms(runs, *changes, steps=steps)
     shown: list[Progress] = []
-    run_confirmation(sweep, arms, runs, command="hmoe confirm it", show=shown.append)
+    plan = plan_confirmation(sweep, arms, runs)
+    run_confirmation(sweep, arms, runs, plan, command="hmoe confirm it", show=shown.append)
     return shown
 
 

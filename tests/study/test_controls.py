@@ -1,6 +1,7 @@
 """Controls: what each changes, by hand; that it trains wherever it applies; what is refused."""
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,7 +36,7 @@ def trained(overrides: list[str]) -> Parts:
     """The parts of a run after one step, which all that learns has taken."""
     torch.manual_seed(0)
     parts = assemble(compose(overrides))
-    learner = parts.learner()
+    learner = parts.learner(Path())
     parts.data.setup()
     before = {name: p.detach().clone() for name, p in parts.model.named_parameters()}
     optimizer = learner.configure_optimizers()["optimizer"]
@@ -182,6 +183,48 @@ def test_shuffled_has_the_same_staff_in_other_groups() -> None:
     assert found[0][0] == found[1][0] == {"Zero": 5, "Mlp": 11}
     assert found[0][1] != found[1][1]
     assert controlled("shuffled", *BY_UNIT) == controlled("shuffled", *BY_UNIT), "drawn once"
+
+
+@pytest.mark.parametrize(
+    ("tree", "different"),
+    [
+        ("{a: 2, b: 2}", {"experts.units": f"{{a: {ZERO}}}"}),
+        ("{a: 4, b: 2}", {"shared.units": "{a: 2}"}),
+        ("{a: 2, b: 2}", {"experts.units": f"{{a: {ZERO}}}", "shared.units": "{a: 1}"}),
+    ],
+)
+def test_shuffled_is_another_organisation(tree: str, different: dict[str, str]) -> None:
+    """Not the same groups under other names, as 8 of the 24 orders of two pairs are."""
+    arm = [f"tree.spec={tree}", "shared=units"]
+    arm += ["experts=by_unit"] if "experts.units" in different else []
+    arm += [f"{key}={value}" for key, value in different.items()]
+    found = []
+    for overrides in (arm, controlled("shuffled", *arm)[5:]):
+        parts = assemble(compose([*TINY[:5], *overrides]))
+        (layer,) = (m for m in parts.model.modules() if isinstance(m, HMoE))
+        kinds = ["Mlp"] * parts.tree.num_experts
+        if "experts.units" in different:
+            sizes = zip(layer.experts.banks, layer.experts.sizes, strict=True)
+            kinds = [type(bank).__name__ for bank, size in sizes for _ in range(size)]
+        parents = [parts.tree.parent_N[node] for node in parts.tree.node_E]
+        found.append(
+            Counter(
+                (*sorted(k for k, p in zip(kinds, parents, strict=True) if p == unit), shared)
+                for unit in set(parents)
+                for shared in [layer.shared.unit_M.count(unit)]
+            )
+        )
+    assert found[0] != found[1]
+
+
+def test_groups_that_differ_in_name_alone_are_not_shuffled() -> None:
+    """One odd expert among four, or shared experts of one of two equal units, anywhere."""
+    pair = "{x: 1, y: 1}"
+    odd = ["experts=by_unit", f"experts.units={{a.x: {ZERO}}}"]
+    shared = ["shared=units", "shared.units={a: 2, b: 1}"]
+    for arm in (odd, shared):
+        with pytest.raises(ConfigError, match="would be the same arm again"):
+            controlled("shuffled", f"tree.spec={{a: {pair}, b: {pair}}}", *arm)
 
 
 def test_shuffled_shared_experts_move_to_the_next_unit() -> None:

@@ -101,6 +101,34 @@ def test_the_disk_is_that_of_checkpoints_and_logs(tmp_path: Path, measured: Meas
     assert plan.disk_bytes == 2 * sum(runs) + 6_000_000 + 2 * (40_000 + 12 * max(numbers))
 
 
+def test_pruning_is_bounded_by_all_trials_and_by_none_stopped(
+    tmp_path: Path, measured: Measured
+) -> None:
+    """The first rung is the validation at step 8 of 20; what confirms is never stopped."""
+    stopped = 0.5 + 8 * 0.1 + 1 * 0.5 + 2 * 0.125
+    changes = ("search={pruning:{first:0.3}}", "confirm={seeds:5,margins:{val/loss:0.1}}")
+    plan = plan_of(tmp_path, *changes)
+    for row in plan.arms:
+        assert row.minutes == pytest.approx((2 + 5) * RUN_S / 2 / 60)
+        assert row.least_minutes == pytest.approx((2 * stopped + 5 * RUN_S) / 2 / 60)
+    assert plan.minutes == pytest.approx(63 / 2 / 60)
+    assert plan.least_minutes == pytest.approx((4 * stopped + 10 * RUN_S) / 2 / 60)
+    assert "at\nleast 0.44 minutes, as if all were stopped at their first rung" in shown(plan)
+    whole = plan_of(tmp_path, changes[1])
+    assert whole.least_minutes == whole.minutes == plan.minutes
+    assert "With pruning" not in shown(whole)
+
+
+def test_pruning_without_a_rung_is_told_not_bounded(tmp_path: Path, measured: Measured) -> None:
+    plan = plan_of(tmp_path, "search={pruning:{first:0.9}}")
+    assert plan.least_minutes is None
+    with pytest.raises(ConfigError, match=r"arm 'dense': search\.pruning\.first=0\.9"):
+        plan.check()
+    plan_of(tmp_path)  # now it is known what a run takes
+    again = plan_of(tmp_path, "search={pruning:{first:0.9}}")
+    assert again.least_minutes == again.minutes == pytest.approx(9 / 60)
+
+
 # ------------------------------------------------------------------ refusals
 
 
@@ -132,6 +160,24 @@ def test_arms_that_miss_are_shown_before_they_are_refused(
     assert re_row("dense", shown(plan), "-")
     with pytest.raises(ConfigError, match="arm 'dense' has"):
         plan.check()
+
+
+def test_a_search_that_breaks_the_contract_is_refused_before_anything_is_measured(
+    tmp_path: Path, measured: Measured
+) -> None:
+    """The width of the tree's experts is searched; that of the dense arm is its dial."""
+    tree = "tree:{overrides:['tree.spec=[2,2]']}"
+    dense = "dense:{overrides:['model=mlp_dense','balance=none']}"
+    plan = plan_of(tmp_path, f"arms={{{dense},{tree}}}", "space=['model.depth=choice(2, 3)']")
+    assert measured == []
+    with pytest.raises(ConfigError) as told:
+        plan.check()
+    dense_line, tree_line = str(told.value).splitlines()
+    for name, line in (("dense", dense_line), ("tree", tree_line)):
+        start = "sweep tiny: what is searched breaks contract.match = active_params in arm"
+        assert line.startswith(f"{start} '{name}'")
+        assert "model.depth=3 has" in line
+    assert not (tmp_path / "tiny").exists()
 
 
 def test_a_probe_that_fails_names_the_arm(

@@ -8,7 +8,7 @@ import optuna
 import pytest
 from optuna.trial import Trial, TrialState
 
-from hmoe.study import load_sweep, plan_arms
+from hmoe.study import best, load_sweep, plan_arms
 from hmoe.study.search import Ended, Search, Ticket
 from tests.tiny import sweep_overrides
 
@@ -175,6 +175,22 @@ def test_both_objectives_of_an_arm_with_gates_are_kept(search):
     search.tell(ticket, values)
     assert search.ended() == [Ended("tree", 0, "complete", values, "", ticket.drawn, excess={})]
     assert search.running() == [("dense", 0)]
+
+
+def test_the_best_of_an_arm_is_by_the_first_objective_that_it_has(plan, tmp_path):
+    """Balance comes first: of the tree the even trial, of a dense arm, without load, the better."""
+    overrides = sweep_overrides(tmp_path, "objectives=[val/load/cv/expert,val/loss]")
+    sweep = load_sweep("hierarchy", overrides[1:])
+    search = Search(sweep, plan_arms(sweep), tmp_path)
+    scores = {"dense": [(None, 0.5), (None, 0.4)], "tree": [(0.9, 0.3), (0.2, 0.6)]}
+    while ticket := search.ask():
+        values = zip(sweep.objectives, scores[ticket.arm.name][ticket.slot], strict=True)
+        search.tell(ticket, {m: value for m, value in values if value is not None})
+    found = {arm: (one.slot, dict(one.values)) for arm, one in best(sweep, search.ended()).items()}
+    assert found == {
+        "dense": (1, {"val/loss": 0.4}),
+        "tree": (1, {"val/load/cv/expert": 0.2, "val/loss": 0.6}),
+    }
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

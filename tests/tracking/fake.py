@@ -101,7 +101,7 @@ def write_result(folder: Path, **changes: Any) -> dict[str, Any]:
     result = {
         "state": "complete",
         "metrics": {"val/loss": 1.5, "val/accuracy": 0.5, "best/val/loss": 1.25},
-        "cost": {"params": 4000, "active_params": 1000.0, "flops_per_token": 2000.0},
+        "cost": {"total_params": 4000, "active_params": 1000.0, "flops_per_token": 2000.0},
         "tree": "4",
         "level_loads": {"level_0": {"nodes": ["0", "1"], "load": [0.75, 0.25], "even": [0.5, 0.5]}},
         "config_digest": "c" * 64,

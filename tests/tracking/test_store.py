@@ -241,7 +241,7 @@ def test_a_finished_run_holds_its_result(store, client, folder):
         "a": 1.0,
         "final/val/loss": 1.5,
         "best/val/loss": 1.25,
-        "cost/params": 4000.0,
+        "cost/total_params": 4000.0,
         "cost/active_params": 1000.0,
         "cost/flops_per_token": 2000.0,
     }

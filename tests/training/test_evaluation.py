@@ -13,7 +13,7 @@ from hmoe.training import assemble, make_trainer
 
 def test_batches_count_by_their_size(tmp_path: Path) -> None:
     parts = assemble(compose(["data=digits", "model=mlp"]))
-    learner = parts.learner()
+    learner = parts.learner(tmp_path)
     x = torch.randn(10, 64)
     with torch.no_grad():
         label = parts.model(x)[0].argmax(-1)

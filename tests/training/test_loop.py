@@ -154,7 +154,7 @@ def test_a_line_costs_one_transfer(tmp_path, monkeypatch):
     monkeypatch.setattr(Tensor, "tolist", lambda self: called.append(self.shape) or right(self))
     parts = assemble(compose([*RUN, "balance=switch"]))
     parts.data.setup()
-    learner = parts.learner()
+    learner = parts.learner(tmp_path)
     written: list[dict[str, float]] = []
 
     class Log:

@@ -78,6 +78,7 @@ def test_the_metrics_of_the_result(result):
         *("val/loss", "val/accuracy", "test/loss", "test/accuracy"),
         *("best/val/loss", "best/val/accuracy"),
         *(loads("val", levels) | loads("test", levels)),
+        *(f"val/gate/churn/{level}" for level in (*levels, "expert")),
     }
     assert all(math.isfinite(value) for value in result["metrics"].values())
 

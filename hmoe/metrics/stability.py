@@ -1,0 +1,79 @@
+"""How much of what a gate chose it would choose again: overlap of two choices, level by level.
+
+With two moments of one training, 1 - overlap is its churn; with a moment and the end it is router
+saturation (Muennighoff et al. 2024, OLMoE), there for sets of equal size, here for any.
+
+Letters: T tokens, K and J experts per token, E experts.
+"""
+
+import torch
+from torch import Tensor
+
+from hmoe.layer import Routing, Tree
+
+NONE = -1  # stands for an expert where a token has none, or fewer than others
+
+
+def heaviest(routing: Routing) -> Tensor:
+    """The expert that weighs most for each token, the first row's of equals: (T,) int64.
+
+    `NONE` for a token without rows, as expert choice may leave one. With several heads a token is
+    counted once a head.
+    """
+    weight_R, token_R = routing.weight_R.detach(), routing.token_R
+    num_rows = len(token_R)
+    most_T = weight_R.new_full((routing.num_tokens,), -torch.inf)
+    most_T = most_T.scatter_reduce(0, token_R, weight_R, "amax")
+    row_R = torch.arange(num_rows, device=token_R.device)
+    row_R = torch.where(weight_R == most_T[token_R], row_R, num_rows)
+    first_T = token_R.new_full((routing.num_tokens,), num_rows)
+    first_T = first_T.scatter_reduce(0, token_R, row_R, "amin")
+    # One row more, for tokens without any.
+    expert_R = torch.cat([routing.expert_R, routing.expert_R.new_tensor([NONE])])
+    return expert_R[first_T]
+
+
+def overlap(one_TK: Tensor, other_TJ: Tensor) -> Tensor:
+    """Mean over tokens of |A and B| / max(|A|, |B|) for the two sets that each token chose: scalar.
+
+    Rows hold numbers of experts or nodes in any order; a number counts once, `NONE` does not.
+    Tokens for which both chose nothing are left out; 1 where that is all of them. float64.
+    """
+    one_TK, other_TJ = one_TK.sort(-1).values, other_TJ.sort(-1).values
+    first_TK, first_TJ = _first(one_TK), _first(other_TJ)
+    place_TK = torch.searchsorted(other_TJ, one_TK).clamp(max=other_TJ.shape[-1] - 1)
+    both_T = (first_TK & (other_TJ.gather(-1, place_TK) == one_TK)).sum(-1)
+    larger_T = torch.maximum(first_TK.sum(-1), first_TJ.sum(-1))
+    num_choosing = (larger_T > 0).sum()
+    total = (both_T.double() / larger_T.clamp(min=1)).sum()
+    return torch.where(num_choosing > 0, total / num_choosing.clamp(min=1), 1.0)
+
+
+def nodes_at(expert_TK: Tensor, tree: Tree, level: int) -> Tensor:
+    """The node of a level's cut that each expert is at or below, `NONE` where there is none."""
+    node_E = tree.index("node_E", expert_TK.device)
+    level_N, parent_N = (tree.index(name, expert_TK.device) for name in ("level_N", "parent_N"))
+    for _ in range(tree.num_levels - 1 - level):
+        node_E = torch.where(level_N[node_E] > level, parent_N[node_E], node_E)
+    return torch.where(expert_TK == NONE, NONE, node_E[expert_TK.clamp(min=0)])
+
+
+def overlaps(one_TK: Tensor, other_TJ: Tensor, tree: Tree) -> dict[str, float]:
+    """Overlap of two choices of experts at every level: {"level_0": ..., "expert": ...}.
+
+    "expert" is the cut through all experts; on the last level the two coincide.
+    """
+    found = {
+        f"level_{level}": overlap(
+            nodes_at(one_TK, tree, level), nodes_at(other_TJ, tree, level)
+        ).item()
+        for level in range(tree.num_levels)
+    }
+    return found | {"expert": found[f"level_{tree.num_levels - 1}"]}
+
+
+def _first(number_TK: Tensor) -> Tensor:
+    """Of numbers in ascending order, which are the first of their value and not `NONE`."""
+    new_TK = torch.ones_like(number_TK, dtype=torch.bool)
+    new_TK[:, 1:] = number_TK[:, 1:] != number_TK[:, :-1]
+    return new_TK & (number_TK != NONE)

@@ -1,0 +1,146 @@
+"""Moments: what the gates choose at each validation, kept beside the run.
+
+The validation set and its order stay the same and evaluation draws nothing, so that what differs
+from moment to moment are the gates, and what they read. Churn is the share of choices that differ
+from the moment before: a gate that has settled has a churn near 0 at every level. The files are
+what an inspection draws the time axis from.
+
+A moment of one layer of four experts, after 250 steps, might be
+
+    load_E.0 [4021 3977 4101 4285]    choice_T.0 [2 2 0 3 1 ...]
+
+Letters: T sampled tokens, E experts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hmoe.layer import Routing, Tree
+from hmoe.metrics import heaviest, overlaps
+
+MOMENTS = "routing"
+# Tokens of a layer, at least half of it: a share is told to within a percent, in 16 KB a moment.
+_MOST_TOKENS = 8_192
+
+
+@dataclass(frozen=True, eq=False)
+class Moment:
+    """What every mixture chose at one step.
+
+    Attributes:
+        step: of the training.
+        load_E: per mixture the rows that each expert was asked for, over the whole validation.
+        choice_T: per mixture the heaviest expert of each sampled token, -1 for none.
+    """
+
+    step: int
+    load_E: tuple[Tensor, ...]
+    choice_T: tuple[Tensor, ...]
+
+
+class Moments:
+    """Watches validations and keeps of each one file.
+
+    Args:
+        folder: where the files are.
+        trees: of the mixtures, in the order of their routings.
+    """
+
+    def __init__(self, *, folder: Path, trees: Sequence[Tree]) -> None:
+        self._folder = folder
+        self._trees = tuple(trees)
+        self.start()
+
+    def start(self) -> None:
+        """Begin a validation."""
+        self._samples = [_Sample() for _ in self._trees]
+
+    def watch(self, routings: Sequence[Routing]) -> None:
+        """Add a batch of the validation. What experts were asked to do counts, dropped or not."""
+        for sample, routing in zip(self._samples, routings, strict=True):
+            sample.add(heaviest(routing.before_drops))
+
+    def finish(self, step: int, load_E: Sequence[Tensor]) -> dict[str, float]:
+        """End the validation of a step: churn by level, as a mean over mixtures; {} at the first.
+
+        It is told against the last moment before the step, so that a run that was resumed tells
+        what an undisturbed one does.
+        """
+        if not self._trees:
+            return {}
+        choice_T = tuple(sample.values().cpu() for sample in self._samples)
+        now = Moment(step, tuple(load.cpu() for load in load_E), choice_T)
+        earlier = [path for path in moment_files(self._folder) if _step(path) < step]
+        churns = []
+        if earlier:
+            before = read_moment(earlier[-1])
+            churns = [
+                overlaps(a_T.unsqueeze(-1), b_T.unsqueeze(-1), tree)
+                for a_T, b_T, tree in zip(before.choice_T, choice_T, self._trees, strict=True)
+            ]
+        _write(self._folder, now)
+        return {key: 1 - fmean(c[key] for c in churns) for key in (churns[0] if churns else ())}
+
+
+def moment_files(folder: Path) -> list[Path]:
+    """The files of a folder's moments, in order of their steps."""
+    return sorted(folder.glob("step_*.npz"))
+
+
+def read_moment(path: Path) -> Moment:
+    """One moment of a run."""
+    with path.open("rb") as file, np.load(file) as arrays:
+        layers = range(len(arrays.files) // 2)
+        return Moment(
+            step=_step(path),
+            load_E=tuple(torch.from_numpy(arrays[f"load_E.{i}"]) for i in layers),
+            choice_T=tuple(torch.from_numpy(arrays[f"choice_T.{i}"]).long() for i in layers),
+        )
+
+
+class _Sample:
+    """Evenly spread values of a long stream, without knowing how long it is.
+
+    Every value at first; each time they are too many, every other one is let go, and from then on
+    half as many are taken. So the same stream gives the same sample however it is cut in batches.
+    """
+
+    def __init__(self) -> None:
+        self._stride, self._seen, self._kept = 1, 0, 0
+        self._parts: list[Tensor] = []
+
+    def add(self, value_T: Tensor) -> None:
+        taken = value_T[-self._seen % self._stride :: self._stride]
+        self._seen += len(value_T)
+        self._kept += len(taken)
+        self._parts.append(taken)
+        while self._kept > _MOST_TOKENS:
+            self._parts = [self.values()[::2]]
+            self._stride *= 2
+            self._kept = len(self._parts[0])
+
+    def values(self) -> Tensor:
+        return torch.cat(self._parts) if self._parts else torch.empty(0, dtype=torch.int64)
+
+
+def _step(path: Path) -> int:
+    return int(path.stem.removeprefix("step_"))
+
+
+def _write(folder: Path, moment: Moment) -> None:
+    """Write a moment so that its file is absent or whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays: dict[str, np.ndarray] = {}
+    for i, (load_E, choice_T) in enumerate(zip(moment.load_E, moment.choice_T, strict=True)):
+        small = choice_T.short() if len(load_E) <= torch.iinfo(torch.int16).max else choice_T.int()
+        arrays |= {f"load_E.{i}": load_E.numpy(), f"choice_T.{i}": small.numpy()}
+    aside = folder / "moment.tmp"
+    with aside.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    aside.replace(folder / f"step_{moment.step:08d}.npz")
