@@ -26,6 +26,7 @@ class LevelRow(NamedTuple):
         entropy: normalised entropy of the load, 1 is even.
         part: share of the whole unevenness (KL) that arises here.
         doubt: mean entropy of the gate over its largest value.
+        margin: mean lead of the best sibling over the second, in log-probability.
         saturation: choices half-way through the training that are those of its end.
     """
 
@@ -35,6 +36,7 @@ class LevelRow(NamedTuple):
     entropy: Spread | None
     part: Spread | None
     doubt: Spread | None
+    margin: Spread | None
     saturation: Spread | None
 
 
@@ -79,6 +81,7 @@ def level_rows(same: Sequence[View]) -> list[LevelRow]:
             ),
             _over(same, lambda v, i=level: _part(v, i)),
             _over(same, lambda v, i=level: v.layer.entropy_L[i]),
+            _over(same, lambda v, i=level: v.layer.margin_L[i]),
             _over(same, lambda v, i=level: _half_way(v, i)),
         )
         for level in range(tree.num_levels)

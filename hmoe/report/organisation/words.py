@@ -27,12 +27,20 @@ AS_MUCH = 0.02  # AMI: a smaller difference to k-means is called none
 _EVEN_CV = 0.1  # a load that differs less from even is called even
 SETTLED = 0.9  # share of choices that are as at the end
 _CHANGED = 0.1  # a larger share of choices that changed last is called unsettled
+_AS_FAR = 0.05  # of the distance at random: a smaller difference is called none
 _NAMED = 4  # idle units by name
 
 
 def describe(view: View) -> str:
     """The paragraph of a layer."""
-    parts = (_knowledge(view), _others(view), _load(view), _missed(view), _settling(view))
+    parts = (
+        _knowledge(view),
+        _others(view),
+        _load(view),
+        _near(view),
+        _missed(view),
+        _settling(view),
+    )
     return " ".join(sentence for part in parts for sentence in part)
 
 
@@ -151,6 +159,17 @@ def _unevenness(view: View) -> Iterator[str]:
     level = int(np.argmax(kl_L))
     arises = share(float(kl_L[level] / kl_L.sum()))
     yield f"{text}; {arises} of the unevenness arises at {_level(view, level)}."
+
+
+def _near(view: View) -> Iterator[str]:
+    """How far apart the experts of one token are."""
+    own, drawn = view.layer.locality, view.layer.locality_random
+    if not np.isfinite([own, drawn]).all() or view.tree.num_levels == 1 or drawn <= 0:
+        return
+    than = "nearer in the tree than" if own < drawn else "farther apart in the tree than"
+    if abs(own / drawn - 1) < _AS_FAR:
+        than = "as far apart in the tree as"
+    yield f"The experts of one token are {than} if drawn at random ({own:.2f} beside {drawn:.2f})."
 
 
 def _missed(view: View) -> Iterator[str]:

@@ -207,3 +207,14 @@ def test_settled_means_to_stay_settled() -> None:
 
 def test_one_moment_is_no_history() -> None:
     assert "settled" not in words(made(history=over_time([[1, 1]], [np.nan, np.nan])))
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [(0.4, "nearer in the tree than"), (0.79, "as far apart in"), (0.9, "farther apart in")],
+)
+def test_how_near_the_experts_of_a_token_are(own: float, said: str) -> None:
+    text = words(made(locality=own, locality_random=0.8))
+    assert f"The experts of one token are {said}" in text
+    assert f"if drawn at random ({own:.2f} beside 0.80)." in text
+    assert "drawn" not in words(made(locality=own))
