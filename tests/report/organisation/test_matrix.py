@@ -34,6 +34,15 @@ def test_what_nodes_tell_adds_up_to_the_information() -> None:
     assert tell_P(counts).sum() == pytest.approx(mutual(counts))
 
 
+def test_rows_of_a_matrix_are_in_that_order(named) -> None:
+    view = views(named[0])[0]
+    matrix = matrix_of(view, view.best_known, 1)
+    shown = octaves(matrix.ratio_CP)
+    steps = np.abs(np.diff(shown, axis=0)).sum(1)
+    by_name = shown[np.argsort(matrix.rows)]
+    assert steps.sum() < 0.8 * np.abs(np.diff(by_name, axis=0)).sum()
+
+
 def test_similar_rows_become_neighbours() -> None:
     profiles = np.array([[0, 0.0], [9, 9], [0, 0.1], [9, 9.1]])
     order = similar_order(profiles).tolist()
