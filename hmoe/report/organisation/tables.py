@@ -8,9 +8,10 @@ from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
-from hmoe.metrics import Inspection, Knowledge
-from hmoe.report.organisation.view import View, level_word, places
+from hmoe.metrics import NONE, Inspection, Knowledge, agreement
+from hmoe.report.organisation.view import View, level_word
 from hmoe.report.tables import Spread, spread
 
 _MOST_COMPARED = 256  # nodes of a level: adjusted information of more takes minutes
@@ -111,21 +112,15 @@ def agreement_rows(same: Sequence[View]) -> list[AgreementRow]:
     ]
     for level in range(tree.num_levels):
         if pairs and 1 < len(tree.cut(level)) <= _MOST_COMPARED:
-            found = [agreement(a, b, level) for a, b in pairs]
+            found = [agreement(_nodes_T(a, level), _nodes_T(b, level)) for a, b in pairs]
             rows.append(AgreementRow(level_word(tree, level), len(pairs), spread_of(found)))
     return rows
 
 
-def agreement(a: View, b: View, level: int) -> float:
-    """AMI of the nodes of a level that two runs choose for the same tokens; NaN without tokens."""
-    from sklearn.metrics import adjusted_mutual_info_score
-
-    both = (a.layer.choice_T >= 0) & (b.layer.choice_T >= 0)
-    if not both.any():
-        return float("nan")
-    place_E = places(a.tree, level)
-    one, other = (place_E[view.layer.choice_T[both]] for view in (a, b))
-    return float(adjusted_mutual_info_score(one, other))
+def _nodes_T(view: View, level: int) -> torch.Tensor:
+    """The place in a cut of each token's heaviest expert, `NONE` for a token without."""
+    choice_T = view.layer.choice_T
+    return torch.from_numpy(np.where(choice_T == NONE, NONE, view.place_E(level)[choice_T]))
 
 
 def spread_of(values: Sequence[float]) -> Spread | None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 
 from hmoe.layer import Tree
-from hmoe.metrics import Inspection, Knowledge, LayerInspection
+from hmoe.metrics import Inspection, Knowledge, LayerInspection, level_counts, place_at_cut
 from hmoe.report.numbers import number
 
 Array = np.ndarray
@@ -44,13 +45,11 @@ class View:
 
     def place_E(self, level: int) -> Array:
         """For each expert the place in the cut of a level of the node above it, or of itself."""
-        return places(self.tree, level)
+        return place_at_cut(self.tree, level, torch.device("cpu")).numpy()
 
     def counts_CP(self, knowledge: Knowledge, level: int) -> Array:
         """Rows by value of a label and node of a cut."""
-        counts_CP = np.zeros((len(knowledge.values), len(self.tree.cut(level))))
-        np.add.at(counts_CP.T, self.place_E(level), knowledge.counts_CE.T)
-        return counts_CP
+        return level_counts(torch.from_numpy(knowledge.counts_CE), self.tree, level).numpy()
 
     @property
     def best_known(self) -> Knowledge | None:
@@ -86,16 +85,6 @@ def known_L(knowledge: Knowledge) -> Array:
 def known_share(knowledge: Knowledge) -> float:
     """Share of a label's entropy that the choice of experts tells beyond chance."""
     return float(known_L(knowledge).sum() / knowledge.entropy) if knowledge.entropy > 0 else 0.0
-
-
-def places(tree: Tree, level: int) -> Array:
-    """For each expert the place in the cut of a level of the node above it, or of itself."""
-    node_E, level_N, parent_N = (np.array(t) for t in (tree.node_E, tree.level_N, tree.parent_N))
-    while (deep := level_N[node_E] > level).any():
-        node_E = np.where(deep, parent_N[node_E], node_E)
-    place_N = np.zeros(tree.num_nodes, dtype=int)
-    place_N[list(tree.cut(level))] = np.arange(len(tree.cut(level)))
-    return place_N[node_E]
 
 
 def level_word(tree: Tree, level: int) -> str:

@@ -12,12 +12,23 @@ import numpy as np
 import torch
 
 from hmoe.layer import Tree
-from hmoe.metrics import History, Inspection, Knowledge, LayerInspection, load_statistics
-from hmoe.report.organisation.view import places
+from hmoe.metrics import (
+    History,
+    Inspection,
+    Knowledge,
+    LayerInspection,
+    decompose,
+    level_statistics,
+    place_at_cut,
+)
 
 DOMAINS = ("web", "mail", "log", "math", "test", "io", "async", "data", "cli", "text", "net", "sys")
 NAMED = {"web": {"a": 2, "b": 3}, "science": {"physics": 2, "law": 2}, "legal": 1, "sales": 3}
 PERMUTATIONS = 20
+
+
+def places(tree: Tree, level: int) -> np.ndarray:
+    return place_at_cut(tree, level, torch.device("cpu")).numpy()
 
 
 def mutual(counts: np.ndarray) -> float:
@@ -79,25 +90,6 @@ def load_of(tree: Tree, expert_R: np.ndarray) -> np.ndarray:
     return load_N / len(expert_R)
 
 
-def decomposition(tree: Tree, load_N: np.ndarray) -> dict[str, np.ndarray]:
-    """KL and CV² of the cuts, as what each level adds; log of the busiest expert's factors."""
-    even_N = np.array(tree.num_below_N) / tree.num_experts
-    ratio_N = load_N / even_N
-    cuts = [list(tree.cut(i)) for i in range(tree.num_levels)]
-    kl = [float((load_N[c] * np.log(np.maximum(ratio_N[c], 1e-300))).sum()) for c in cuts]
-    cv2 = [float((even_N[c] * (ratio_N[c] - 1) ** 2).sum()) for c in cuts]
-    experts = np.array(tree.node_E)
-    busiest = int(np.argmax(ratio_N[experts]))
-    path = [ratio_N[c[places(tree, i)[busiest]]] for i, c in enumerate(cuts)]
-    logs = np.log(np.array(path))
-    return {
-        name: np.diff(x, prepend=0)
-        for name, x in zip(
-            ("kl", "cv2", "violation"), (np.array(kl), np.array(cv2), logs), strict=True
-        )
-    }
-
-
 def history(tree: Tree, load_N: np.ndarray, moments: int, rng: np.random.Generator) -> History:
     """From even to the load at the end; upper levels settle first."""
     even_N = np.array(tree.num_below_N) / tree.num_experts
@@ -141,8 +133,7 @@ def make_record(
         )
         load_N = load_of(tree, expert_R)
         load_E = torch.from_numpy(np.bincount(expert_R, minlength=tree.num_experts))
-        told = load_statistics(load_E, tree)
-        keys = dict.fromkeys(key.split("/")[0] for key in told)
+        told = level_statistics(load_E, tree)
         masked_N = np.full(tree.num_nodes, np.nan)
         upper = [n for n in range(tree.num_nodes) if tree.level_N[n] < 2][:64]
         masked_N[upper] = load_N[upper] * 2 + rng.normal(size=len(upper)) * 0.01
@@ -157,10 +148,8 @@ def make_record(
             name=f"blocks.{place}.ffn",
             load_N=load_N,
             dropped=dropped,
-            load={
-                k: np.array([told[f"{k}/level_{i}"] for i in range(tree.num_levels)]) for k in keys
-            },
-            decomposition=decomposition(tree, load_N),
+            load={name: np.array(values_L) for name, values_L in told.items()},
+            decomposition={k: v.numpy() for k, v in decompose(load_E, tree).items()},
             entropy_L=np.linspace(0.3, 0.7, tree.num_levels),
             margin_L=np.linspace(2, 1, tree.num_levels),
             knowledge=(

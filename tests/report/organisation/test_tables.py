@@ -7,26 +7,17 @@ import pytest
 
 from hmoe.report.organisation import views
 from hmoe.report.organisation.tables import (
-    agreement,
     agreement_rows,
     knowledge_rows,
     level_rows,
     same_organisation,
 )
-from hmoe.report.organisation.view import idle_nodes, known_share, node_words, places
+from hmoe.report.organisation.view import idle_nodes, known_share, node_words
 from tests.report.organisation.records import NAMED, make_record, mutual
 
 
 def layers(records, name="blocks.0.ffn"):
     return [view for each in records for view in views(each) if view.layer.name == name]
-
-
-def test_places_by_hand() -> None:
-    tree = make_record({"a": 2, "b": {"c": 2, "d": 2}}, rows=50).tree
-    # Experts in node order: a.0, a.1, then the four of b; the cut of level 1 has a's experts first.
-    assert places(tree, 0).tolist() == [0, 0, 1, 1, 1, 1]
-    assert places(tree, 1).tolist() == [0, 1, 2, 2, 3, 3]
-    assert places(tree, 2).tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_counts_of_a_cut_tell_what_the_record_says(named) -> None:
@@ -76,18 +67,18 @@ def test_a_run_agrees_with_its_shuffled_self_and_not_with_chance() -> None:
     view = views(make_record([4, 4], planted=None, rows=3000))[0]
     shuffled = np.random.default_rng(1).permutation(16)
     renamed = replace(view, layer=replace(view.layer, choice_T=shuffled[view.layer.choice_T]))
-    assert agreement(view, renamed, 1) == pytest.approx(1)
+    departments, experts = agreement_rows([view, renamed])
+    assert experts.ami.mean == pytest.approx(1)
+    assert departments.ami.mean < 0.9
     other = views(make_record([4, 4], planted=None, rows=3000, seed=5))[0]
-    assert agreement(view, other, 1) == pytest.approx(0, abs=0.02)
+    assert agreement_rows([view, other])[1].ami.mean == pytest.approx(0, abs=0.02)
 
 
 def test_tokens_without_an_expert_are_left_out() -> None:
     view = views(make_record([4], planted=0, rows=200))[0]
     some = np.where(np.arange(200) % 2, view.layer.choice_T, -1)
     partly = replace(view, layer=replace(view.layer, choice_T=some))
-    assert agreement(view, partly, 0) == pytest.approx(1)
-    none = replace(view, layer=replace(view.layer, choice_T=np.full(200, -1)))
-    assert np.isnan(agreement(view, none, 0))
+    assert agreement_rows([view, partly])[0].ami.mean == pytest.approx(1)
 
 
 def test_the_run_with_the_median_loss_speaks_for_its_tree() -> None:
