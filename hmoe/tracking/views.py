@@ -38,7 +38,7 @@ def set_views(client: MlflowClient, parent: str, *, confirmed: bool) -> None:
         return
     experiment = client.get_experiment(run.info.experiment_id)
     for i, view in enumerate(study_views(objectives, arms, confirmed=confirmed)):
-        created = experiment.creation_time - i  # the menu begins with the newest
+        created = (experiment.creation_time or 0) - i  # the menu begins with the newest
         envelope = {
             "name": view.name,
             "createdAt": created,
