@@ -126,14 +126,15 @@ def sweep(overrides: Sequence[str]) -> int:
     """Run a sweep, or go on with it, confirm it if its file says so, and write its report."""
     from rich.console import Console
 
-    from hmoe.study import ProgressDisplay, plan_table, run_sweep
+    from hmoe.study import ProgressDisplay, Standings, plan_table, run_sweep
 
     console = Console(stderr=True)
     plan, runs = _plan(overrides, console)
     plan.check()
     console.print(plan_table(plan))
     study = plan.sweep
-    display = ProgressDisplay(console, "trials")
+    standings = Standings("trial", study, plan.planned, runs / study.name)
+    display = ProgressDisplay(console, standings)
     command = shlex.join(["hmoe", "sweep", *overrides])
     with display.live():
         run_sweep(study, plan.planned, runs, command=command, show=display.show)
@@ -157,6 +158,7 @@ def _confirm(study: Any, arms: Sequence[Any], runs: Path, overrides: Sequence[st
 
     from hmoe.study import (
         ProgressDisplay,
+        Standings,
         confirmation_table,
         plan_confirmation,
         run_confirmation,
@@ -165,7 +167,7 @@ def _confirm(study: Any, arms: Sequence[Any], runs: Path, overrides: Sequence[st
     console = Console(stderr=True)
     plan = plan_confirmation(study, arms, runs)
     console.print(confirmation_table(study, arms, plan))
-    display = ProgressDisplay(console, "runs")
+    display = ProgressDisplay(console, Standings("confirm", study, arms, runs / study.name))
     command = shlex.join(["hmoe", "confirm", *overrides])
     with display.live():
         run_confirmation(study, arms, runs, plan, command=command, show=display.show)
@@ -173,15 +175,20 @@ def _confirm(study: Any, arms: Sequence[Any], runs: Path, overrides: Sequence[st
 
 
 def status(overrides: Sequence[str]) -> int:
-    """Show how far a sweep is."""
+    """Show how far a sweep is; watch=true goes on until it ends."""
     from rich.console import Console
 
-    from hmoe.study import plan_sweep, status_table
+    from hmoe.study import plan_sweep, show_status
     from hmoe.study.registration import read_registration
 
-    study, runs = _load_sweep(overrides)
+    own = [o for o in overrides if o.startswith("watch=")]
+    options = plain_values(own, {"watch": False})
+    if not isinstance(options["watch"], bool):
+        raise ConfigError(f"watch = {options['watch']}: expected true or false.")
+    study, runs = _load_sweep([o for o in overrides if o not in own])
     read_registration(runs / study.name)
-    Console().print(status_table(study, plan_sweep(study, runs, measure=False).planned, runs))
+    arms = plan_sweep(study, runs, measure=False).planned
+    show_status(Console(), study, arms, runs, watch=options["watch"])
     return 0
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 from mlflow import MlflowClient
 
-from hmoe.study.search import storage_url
+from hmoe.study.storage import storage_url
 
 PARENT = "mlflow.parentRunId"
 

@@ -133,6 +133,7 @@ def test_who_follows_a_run_does_not_wait_for_mlflow():
         ("sweep sweep=hierarchy contract.tolerance=1e-4", "beyond contract.tolerance = 0.0001"),
         ("plan sweep=hierarchy arms.company.dial=seeds", "arms.company.dial = seeds: must be a"),
         ("status sweep=hierarchy", "has not been started in runs. Start it with `hmoe sweep"),
+        ("status sweep=hierarchy watch=often", "watch = often: expected true or false"),
         ("status sweep=hierachy", "Did you mean 'hierarchy'?"),
         ("confirm sweep=hierachy", "Did you mean 'hierarchy'?"),
         ("compare one", "A B: 1 names given, 2 expected: runs by name, id or folder, or arms as"),
@@ -299,7 +300,12 @@ def test_the_plan_and_the_state_of_a_sweep_are_shown(capsys, tmp_path):
     with pytest.raises(SystemExit) as ended:
         cli.main(["status", *overrides])
     assert ended.value.code == 0
-    assert re.search(r"tree\s+2\s+0\s+0\s+0\s+0\s+-\s+-", capsys.readouterr().out)
+    assert re.search(r"tree\s+0/2\s+-\s", capsys.readouterr().out)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["status", *overrides, "watch=true"])  # nobody is at work
+    assert ended.value.code == 0
+    assert "Go on with `hmoe sweep sweep=tiny`" in capsys.readouterr().out
+    assert not (runs / "optuna.db").exists()
 
 
 # ------------------------------------------------------------------- hmoe train, the real thing

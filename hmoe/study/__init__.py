@@ -3,23 +3,26 @@
 Reading order: spec and loading (the sweep file), registration, space (what is searched), contract
 (arms of equal budget), job, samplers and pruning (who draws, who is stopped), search (Optuna),
 drift (a search that breaks the contract), plan (what it will take), runner (the loop), confirm,
-display.
+standing (how far it is), live and display.
 """
 
 from hmoe.study.confirm import plan_confirmation, run_confirmation
 from hmoe.study.contract import PlannedArm, plan_arms
-from hmoe.study.display import ProgressDisplay, confirmation_table, plan_table, status_table
+from hmoe.study.display import confirmation_table, plan_table
+from hmoe.study.live import ProgressDisplay, show_status
 from hmoe.study.loading import SWEEPS, load_sweep
 from hmoe.study.plan import Plan, plan_sweep
 from hmoe.study.runner import SweepInterruptedError, run_sweep
 from hmoe.study.search import best, check_search
 from hmoe.study.spec import Sweep
+from hmoe.study.standing import Standings
 
 __all__ = [
     "SWEEPS",
     "Plan",
     "PlannedArm",
     "ProgressDisplay",
+    "Standings",
     "Sweep",
     "SweepInterruptedError",
     "best",
@@ -32,5 +35,5 @@ __all__ = [
     "plan_table",
     "run_confirmation",
     "run_sweep",
-    "status_table",
+    "show_status",
 ]

@@ -14,7 +14,7 @@ from pathlib import Path
 from hmoe.errors import ConfigError
 from hmoe.files import write_atomically
 from hmoe.study.contract import PlannedArm
-from hmoe.study.job import Job
+from hmoe.study.job import Job, JobState
 from hmoe.study.registration import CHOSEN, kept_choice, num_seeds, registered
 from hmoe.study.runner import Progress, run_jobs
 from hmoe.study.search import Ended, Search, best, place_of
@@ -158,16 +158,6 @@ class Confirmation:
             self._reasons = json.loads(self._path.read_text(encoding="utf-8"))
         self._begun = set(self._reasons)
 
-    @property
-    def total(self) -> int:
-        """Number of planned runs."""
-        return len(self._jobs)
-
-    @property
-    def total_steps(self) -> int:
-        """Training steps of all planned runs."""
-        return sum(job.arm.cfg.trainer.max_steps for job in self._jobs)
-
     def ask(self) -> Job | None:
         """The next run; None when all have begun."""
         job = next((job for job in self._jobs if job.place not in self._begun), None)
@@ -195,9 +185,14 @@ class Confirmation:
         """Give back a run that was stopped on purpose."""
         self._begun.discard(job.place)
 
-    def ended(self) -> list[str]:
-        """The run folders of all runs that have ended, below that of the study."""
-        return list(self._reasons)
+    def states(self) -> dict[str, JobState]:
+        """The state of every run, by its folder below that of the study."""
+        return {job.place: self._state(job.place) for job in self._jobs}
+
+    def _state(self, place: str) -> JobState:
+        if place in self._reasons:
+            return "failed" if self._reasons[place] else "complete"
+        return "running" if place in self._begun else "waiting"
 
 
 def _job(arm: PlannedArm, choice: Choice, seed: int) -> Job:

@@ -1,28 +1,16 @@
-"""What a sweep shows in the terminal: its plan before, its progress, its state at any time."""
+"""What a sweep shows in the terminal before it begins: its plan, and what it will confirm."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import fields
-from pathlib import Path
 
 from rich import box
-from rich.console import Console, Group
+from rich.console import Group
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as Bar
 from rich.table import Table
 
 from hmoe.study.confirm import Chosen
 from hmoe.study.contract import PlannedArm, Spend
 from hmoe.study.plan import Plan
-from hmoe.study.runner import Progress
-from hmoe.study.search import Search
 from hmoe.study.spec import Sweep
 
 
@@ -155,72 +143,3 @@ def _bytes(number: int | None) -> str:
         if number >= size:
             return f"{number / size:.4g} {unit}"
     return f"{number / 2**10:.4g} KiB"
-
-
-class ProgressDisplay:
-    """A bar over all training steps with the time left; a line for each job that has ended.
-
-    Args:
-        console: where it is shown.
-        jobs: what the jobs are called, such as "trials".
-    """
-
-    def __init__(self, console: Console, jobs: str) -> None:
-        self._jobs = jobs
-        self._bar = Bar(
-            TextColumn("{task.fields[jobs]}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=False),
-            console=console,
-        )
-        self._task = self._bar.add_task("", total=None, jobs="starting")
-
-    def show(self, progress: Progress) -> None:
-        """Take in what the runner reports."""
-        if progress.message:
-            self._bar.console.print(progress.message, highlight=False, markup=False, soft_wrap=True)
-        self._bar.update(
-            self._task,
-            total=progress.total_steps,
-            completed=progress.done_steps,
-            jobs=f"{self._jobs} {progress.done_jobs}/{progress.total_jobs}",
-        )
-
-    @contextmanager
-    def live(self) -> Iterator[None]:
-        """Keep the bar on the screen."""
-        with self._bar:
-            yield
-
-
-def status_table(sweep: Sweep, arms: Sequence[PlannedArm], runs: Path) -> Table:
-    """Per arm how many trials have ended and how, and the best value of each objective."""
-    search = Search(sweep, arms, runs)
-    ended, running = search.ended(), search.running()
-    table = Table(
-        title=f"{sweep.name}: {sweep.question}",
-        title_justify="left",
-        box=box.SIMPLE,
-        padding=(0, 1),
-    )
-    table.add_column("arm", no_wrap=True)
-    for column in ("planned", "complete", "pruned", "failed", "running", *sweep.objectives):
-        table.add_column(column, justify="right")
-    for arm in arms:
-        own = [e for e in ended if e.arm == arm.name]
-        best = []
-        for metric, way in zip(sweep.objectives, sweep.directions, strict=True):
-            values = [e.values[metric] for e in own if metric in e.values]
-            pick = min if way == "minimize" else max
-            best.append(f"{pick(values):.4g}" if values else "-")
-        table.add_row(
-            arm.name,
-            str(sweep.trials_per_arm),
-            *(str(sum(e.state == s for e in own)) for s in ("complete", "pruned", "failed")),
-            str(sum(1 for name, _ in running if name == arm.name)),
-            *best,
-        )
-    return table

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from hmoe.config import literal
 from hmoe.study.contract import PlannedArm
@@ -38,22 +38,13 @@ class Job:
         return [*self.arm.overrides, *self.drawn, *last]
 
 
+JobState = Literal["waiting", "running", "complete", "pruned", "failed"]
+
 J = TypeVar("J", bound=Job)
 
 
 class Source(Protocol[J]):
-    """Who says what is to be run, and remembers how it ended. A job ends once.
-
-    Attributes:
-        total: number of planned jobs.
-        total_steps: training steps of all of them.
-    """
-
-    @property
-    def total(self) -> int: ...
-
-    @property
-    def total_steps(self) -> int: ...
+    """Who says what is to be run, and remembers how it ended. A job ends once."""
 
     def ask(self) -> J | None:
         """The next job; None when all have begun."""
@@ -74,5 +65,5 @@ class Source(Protocol[J]):
     def interrupt(self, job: J) -> None:
         """Give back a job that was stopped on purpose; it is asked for again."""
 
-    def ended(self) -> Sequence[Any]:
-        """One entry for each job that has ended."""
+    def states(self) -> Mapping[str, JobState]:
+        """The state of every planned job, by its run folder below that of the study."""

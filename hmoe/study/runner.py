@@ -6,12 +6,11 @@ Stop it in any way and start it again with the same command: it goes on where it
 """
 
 import json
-import os
 import shlex
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from hmoe.config import compose
 from hmoe.errors import ConfigError, HmoeError
 from hmoe.study.contract import PlannedArm
-from hmoe.study.job import J, Source
+from hmoe.study.job import J, JobState, Source
 from hmoe.study.registration import deviations, parent_tags, register
 from hmoe.study.search import Search, check_search
 from hmoe.study.space import settings_of
@@ -39,7 +38,6 @@ from hmoe.training import (
 
 _POLL_SECONDS = 0.1
 _UPLOAD_SECONDS = 2.0
-_TAIL_BYTES = 65536  # of an event log: a line and more
 
 
 class SweepInterruptedError(HmoeError):
@@ -77,15 +75,6 @@ class Work(Generic[J]):
         """Name of the newest checkpoint, "" without any."""
         return max((file.name for file in self.folder.glob("checkpoints/*.ckpt")), default="")
 
-    def steps_done(self) -> int:
-        """Steps by the last line of the event log."""
-        try:
-            with (self.folder / "events.jsonl").open("rb") as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
-                return json.loads(file.read().splitlines()[-1])["step"]
-        except (OSError, ValueError, IndexError):
-            return 0
-
 
 @dataclass(frozen=True)
 class Progress:
@@ -93,15 +82,11 @@ class Progress:
 
     Attributes:
         message: a line to keep, such as how a job ended; "" for none.
-        done_steps, total_steps: training steps of all planned jobs.
-        done_jobs, total_jobs: jobs that have ended, and all.
+        states: of every planned job, by its run folder below that of the study.
     """
 
     message: str
-    done_steps: int
-    total_steps: int
-    done_jobs: int
-    total_jobs: int
+    states: Mapping[str, JobState]
 
 
 def run_sweep(
@@ -235,10 +220,7 @@ class _Loop(Generic[J]):
             Child.wait_for_one(children, _POLL_SECONDS)
 
     def show(self, message: str = "") -> None:
-        ended, total = len(self.source.ended()), self.source.total
-        done = ended * (self.source.total_steps // total)
-        done += sum(work.steps_done() for work in self.under_way)
-        self._show(Progress(message, done, self.source.total_steps, ended, total))
+        self._show(Progress(message, self.source.states()))
 
     def _fill(self) -> None:
         """Start jobs while workers are free and jobs are left."""

@@ -19,18 +19,17 @@ from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 from hmoe.config import keys, that_are_read
 from hmoe.errors import ConfigError
 from hmoe.study.contract import PlannedArm
-from hmoe.study.job import Job
+from hmoe.study.job import Job, JobState
 from hmoe.study.pruning import RUNG, SLOT, Pruner, excess_when_pruned
 from hmoe.study.samplers import combinations, make_sampler
 from hmoe.study.sections import turned
 from hmoe.study.spec import Sweep
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)
+from hmoe.study.storage import kept_studies, made_studies
 
 _DRAWN = "hmoe.drawn"
 _REASON = "hmoe.reason"
 _INTERRUPTED = "interrupted"
-_STATES = {
+_STATES: dict[TrialState, JobState] = {
     TrialState.COMPLETE: "complete",
     TrialState.FAIL: "failed",
     TrialState.PRUNED: "pruned",
@@ -60,7 +59,7 @@ class Ended:
 
     arm: str
     slot: int
-    state: str
+    state: JobState
     values: Mapping[str, float]
     reason: str
     drawn: Sequence[str]
@@ -116,50 +115,27 @@ def combinations_of(sweep: Sweep, arm: PlannedArm) -> list[dict[str, Any]]:
     return combinations(lambda trial: draw(sweep, arm, trial))
 
 
-def storage_url(runs: Path) -> str:
-    """Where Optuna's tables are."""
-    return f"sqlite:///{runs.resolve() / 'optuna.db'}"
-
-
 def place_of(arm: str, slot: int) -> str:
     """The run folder of a slot, below that of the study."""
     return f"{arm}/trial_{slot:03d}"
 
 
 class Search:
-    """Ask, judge and tell for all arms of a sweep. Make one in the process that owns the study."""
+    """Ask, judge and tell for all arms of a sweep. Make one in the process that owns the study.
 
-    def __init__(self, sweep: Sweep, arms: Sequence[PlannedArm], runs: Path) -> None:
+    Args:
+        reading: only look at what there is, from any process; Optuna's file is not written to.
+    """
+
+    def __init__(
+        self, sweep: Sweep, arms: Sequence[PlannedArm], runs: Path, *, reading: bool = False
+    ) -> None:
         self.sweep = sweep
         self.arms = {arm.name: arm for arm in arms}
         on_grid = self.arms if sweep.search.sampler == "grid" else {}
         self._pruner = Pruner(sweep, arms)
         self._grids = {name: combinations_of(sweep, arm) for name, arm in on_grid.items()}
-        storage = _open(runs)
-        self._studies = {
-            arm.name: optuna.create_study(
-                study_name=f"{sweep.name}/{arm.name}",
-                storage=storage,
-                directions=[
-                    way
-                    for metric, way in zip(sweep.objectives, sweep.directions, strict=True)
-                    if metric in arm.objectives
-                ],
-                load_if_exists=True,
-            )
-            for arm in arms
-        }
-
-    @property
-    def total(self) -> int:
-        """Number of planned trials."""
-        return self.sweep.budget.trials
-
-    @property
-    def total_steps(self) -> int:
-        """Training steps of all planned trials."""
-        steps = sum(arm.cfg.trainer.max_steps for arm in self.arms.values())
-        return steps * self.sweep.trials_per_arm
+        self._studies = (kept_studies if reading else made_studies)(sweep, arms, runs)
 
     def recover(self) -> int:
         """Give back the trials that a dead owner left running. Returns how many there were."""
@@ -266,6 +242,13 @@ class Search:
             for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         ]
 
+    def states(self) -> dict[str, JobState]:
+        """The state of every slot, by its run folder."""
+        slots = range(self.sweep.trials_per_arm)
+        states: dict[str, JobState] = {place_of(a, i): "waiting" for a in self.arms for i in slots}
+        states |= {place_of(arm, slot): "running" for arm, slot in self.running()}
+        return states | {place_of(one.arm, one.slot): one.state for one in self.ended()}
+
     def _begun(self, name: str) -> set[int]:
         """Slots that have ended or are running."""
         return {
@@ -295,10 +278,6 @@ class Search:
             study.enqueue_trial(drawn[-1].params, user_attrs={SLOT: slot, **verdicts})
         elif grid:
             study.enqueue_trial(grid[slot % len(grid)], user_attrs={SLOT: slot})
-
-
-def _open(runs: Path) -> optuna.storages.BaseStorage:
-    return optuna.storages.RDBStorage(storage_url(runs))
 
 
 def _is_final(trial: FrozenTrial) -> bool:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         with_history,
     )
     from hmoe.tracking.store import Store
-    from hmoe.tracking.ui import serve, ui_command
+    from hmoe.tracking.ui import links, serve, ui_command
 
 __all__ = [
     "Confirmation",
@@ -46,6 +46,7 @@ __all__ = [
     "Store",
     "Study",
     "find_run",
+    "links",
     "read_study",
     "run_folder_of",
     "run_in",
@@ -55,7 +56,7 @@ __all__ = [
     "with_history",
 ]
 
-_HOMES = {"Follower": "follow", "Store": "store", "serve": "ui", "ui_command": "ui"}
+_HOMES = {"Follower": "follow", "Store": "store", "links": "ui", "serve": "ui", "ui_command": "ui"}
 
 
 def __getattr__(name: str) -> Any:

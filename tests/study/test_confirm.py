@@ -35,6 +35,7 @@ from hmoe.study.confirm import (
 from hmoe.study.registration import num_seeds, register
 from hmoe.study.runner import Progress, Work
 from hmoe.study.search import Search
+from hmoe.study.standing import Standings
 from hmoe.tracking import Store, read_study
 from hmoe.training import Probe
 from tests.stores import mlflow_runs, optuna_trials
@@ -163,8 +164,9 @@ def test_runs_come_seed_by_seed_end_once_and_come_again_when_interrupted(by_hand
     plan = plan_confirmation(sweep, arms, runs)
     (tmp_path / "confirm").mkdir()
     source = Confirmation(plan, arms, tmp_path)
-    assert (source.total, source.total_steps) == (4, 80)
+    assert list(source.states().values()) == ["waiting"] * 4
     first, second = source.ask(), source.ask()
+    assert list(source.states().values()) == ["running"] * 2 + ["waiting"] * 2
     assert (first.place, second.place) == ("confirm/dense/seed_1000", "confirm/tree/seed_1000")
     assert first.overrides == [*arms[0].overrides, *first.drawn, "seed=1000", "test=true"]
     source.tell(first, {"val/loss": 0.5})
@@ -172,7 +174,7 @@ def test_runs_come_seed_by_seed_end_once_and_come_again_when_interrupted(by_hand
     assert source.ask() == second
     # The next owner knows what has ended, and that the other was lost.
     other = Confirmation(plan, arms, tmp_path)
-    assert other.ended() == ["confirm/dense/seed_1000"]
+    assert [p for p, s in other.states().items() if s == "complete"] == ["confirm/dense/seed_1000"]
     assert [job.place for job in iter(other.ask, None)] == [
         "confirm/tree/seed_1000",
         "confirm/dense/seed_1001",
@@ -197,7 +199,7 @@ def test_a_choice_stored_since_the_plan_was_made_stands(tmp_path, monkeypatch):
     other["arms"] = {"tree": first["arms"]["tree"]}
     (tmp_path / "tiny" / "confirm" / "chosen.json").write_text(json.dumps(other))
     assert confirm() == other
-    assert [source.total for source in made] == [4, 3]
+    assert [len(source.states()) for source in made] == [4, 3]
 
 
 # ------------------------------------------------------------------- equal seconds
@@ -238,7 +240,8 @@ def test_equal_seconds_are_confirmed_with_the_steps_of_the_search(equal_seconds,
     assert later == arms
     plan = plan_confirmation(sweep, later, tmp_path)
     source = Confirmation(plan, later, tmp_path / "tiny")
-    assert source.total_steps == 2 * (40 + 20)
+    standing = Standings("confirm", sweep, later, tmp_path / "tiny").of(source.states())
+    assert standing.total_steps == 2 * (40 + 20)
     for job in iter(source.ask, None):
         trial = ran[job.arm.name, plan.choices[job.arm.name].slot]
         assert job.overrides[:-2] == trial[:-2], "all but seed and test"
@@ -355,7 +358,7 @@ def test_sweep_then_confirmation_then_more_seeds(tmp_path, monkeypatch):
     searched = {run.arm: run for run in read_study(tmp_path, "tiny").runs}
     assert all("final/test/loss" not in run.metrics for run in searched.values())
     shown = confirm_in(tmp_path, trials)
-    assert shown[-1] == Progress(shown[-1].message, 80, 80, 4, 4)
+    assert list(shown[-1].states.values()) == ["complete"] * 4
     first = confirmed(tmp_path)
     assert sorted(first) == [f"{a}-seed-{s}" for a in ("dense", "tree") for s in (1000, 1001)]
     # Each arm trained with what its trial had drawn, and nothing else.

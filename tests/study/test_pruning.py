@@ -319,7 +319,7 @@ def test_a_sweep_stops_its_worse_trial_on_the_way_and_says_so(tmp_path):
     reason = "pruned at rung 1 (step 120): front 2 of 2, place 2 of 2 trials"
     assert (other.state, other.reason) == ("PRUNED", reason)
     assert shown[-1].message.endswith(reason)
-    assert shown[-1].done_jobs == 2
+    assert sorted(shown[-1].states.values()) == ["complete", "pruned"]
     _, children = mlflow_runs(tmp_path, "tiny")
     (tags,) = [run.data.tags for run in children if run.info.run_name == "tree-1"]
     assert (tags["hmoe.state"], tags["hmoe.reason"]) == ("pruned", reason)
