@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from hmoe.data import SplitLoader
 from hmoe.inspection.knowing import knowledge
 from hmoe.inspection.observe import Observation, Seen, fitting, observe
-from hmoe.inspection.over_time import histories
+from hmoe.inspection.over_time import histories, kept_histories
 from hmoe.inspection.routes import masked, policies, search_gap
 from hmoe.inspection.run import TrainedRun, digest_of, load_run
 from hmoe.layer import HMoE, Tree
@@ -58,7 +58,8 @@ def inspect_run(
         tokens: most tokens of it to look at, spread over all of it.
         name: of the run.
         arm: of the run, "" for a run by itself.
-        checkpoints: where its checkpoints are; None: in the run folder.
+        checkpoints: a folder of checkpoints to draw the time axis from; None: the last one of the
+            run, and for the time axis what it kept at its validations.
         show: told of progress.
 
     Raises:
@@ -69,8 +70,10 @@ def inspect_run(
     run = load_run(folder, checkpoints)
     batches = run.pass_over(split, fitting(run, tokens))
     seen = observe(run, batches, _counter(show, f"reading {split}", len(batches)))
-    counter = _counter(show, "checkpoints", len(run.checkpoints))
-    over_time = histories(run, batches, seen, counter)
+    over_time = {} if checkpoints else kept_histories(run)
+    if not over_time:
+        counter = _counter(show, "checkpoints", len(run.checkpoints))
+        over_time = histories(run, batches, seen, counter)
     tried = run.pass_over(split, _num_tried(run, seen))
     tried_loss = run.loss(tried)
     num_searches = max(len(policies(layer)) for layer in run.layers.values())

@@ -5,6 +5,7 @@ from hmoe.training.child import Child, start_server, write_failure
 from hmoe.training.em import fit
 from hmoe.training.folder import CONFIG, changed_settings, held
 from hmoe.training.learner import Learner, stretches
+from hmoe.training.moments import MOMENTS, moment_files, read_moment
 from hmoe.training.options import AdamW, TrainerOptions
 from hmoe.training.probe import Probe, probe, shortened
 from hmoe.training.process import keep_memory, spared_collection
@@ -23,6 +24,7 @@ from hmoe.training.train import (
 
 __all__ = [
     "CONFIG",
+    "MOMENTS",
     "AdamW",
     "Check",
     "Child",
@@ -41,9 +43,11 @@ __all__ = [
     "keep_memory",
     "make_trainer",
     "mean_of",
+    "moment_files",
     "own",
     "probe",
     "provenance",
+    "read_moment",
     "shortened",
     "spared_collection",
     "start_server",

@@ -137,8 +137,8 @@ class Learner(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self.validated_at = self.global_step
-        churn = self.moments.finish(self.global_step, [load.load_E for load in self.loads])
-        self._finish_evaluation("val", {f"gate/churn/{key}": x for key, x in churn.items()})
+        gates = self.moments.finish(self.global_step, [load.load_E for load in self.loads])
+        self._finish_evaluation("val", {f"gate/{key}": value for key, value in gates.items()})
 
     def on_test_epoch_start(self) -> None:
         self._start_evaluation()

@@ -7,9 +7,9 @@ what an inspection draws the time axis from.
 
 A moment of one layer of four experts, after 250 steps, might be
 
-    load_E.0 [4021 3977 4101 4285]    choice_T.0 [2 2 0 3 1 ...]
+    load_E.0 [4021 3977 4101 4285]    entropy_L.0 [0.91 0.88]    choice_T.0 [2 2 0 3 1 ...]
 
-Letters: T sampled tokens, E experts.
+Letters: T sampled tokens, E experts, L levels.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from hmoe.layer import Routing, Tree
-from hmoe.metrics import heaviest, overlaps
+from hmoe.layer.scores import Unscored
+from hmoe.metrics import heaviest, level_entropy, overlaps
 
 MOMENTS = "routing"
 # Tokens of a layer, at least half of it: a share is told to within a percent, in 16 KB a moment.
@@ -36,11 +37,14 @@ class Moment:
     Attributes:
         step: of the training.
         load_E: per mixture the rows that each expert was asked for, over the whole validation.
+        entropy_L: per mixture the mean over tokens of `level_entropy`, NaN where its gate does not
+            score all nodes.
         choice_T: per mixture the heaviest expert of each sampled token, -1 for none.
     """
 
     step: int
     load_E: tuple[Tensor, ...]
+    entropy_L: tuple[Tensor, ...]
     choice_T: tuple[Tensor, ...]
 
 
@@ -60,23 +64,31 @@ class Moments:
     def start(self) -> None:
         """Begin a validation."""
         self._samples = [_Sample() for _ in self._trees]
+        self._entropy_L = [torch.zeros(tree.num_levels) for tree in self._trees]
+        self._num_tokens = 0
 
     def watch(self, routings: Sequence[Routing]) -> None:
         """Add a batch of the validation. What experts were asked to do counts, dropped or not."""
-        for sample, routing in zip(self._samples, routings, strict=True):
-            sample.add(heaviest(routing.before_drops))
+        for i, routing in enumerate(routings):
+            self._samples[i].add(heaviest(routing.before_drops))
+            self._entropy_L[i] = self._entropy_L[i].to(routing.weight_R.device) + _entropy_L(
+                routing
+            )
+        self._num_tokens += routings[0].num_tokens if routings else 0
 
     def finish(self, step: int, load_E: Sequence[Tensor]) -> dict[str, float]:
-        """End the validation of a step: churn by level, as a mean over mixtures; {} at the first.
+        """End the validation of a step: entropy and churn by level, as means over mixtures.
 
-        It is told against the last moment before the step, so that a run that was resumed tells
-        what an undisturbed one does.
+        Churn is told against the last moment before the step, so that a run that was resumed tells
+        what an undisturbed one does; of the first validation there is none, of a lazy descent no
+        entropy.
         """
         if not self._trees:
             return {}
         choice_T = tuple(sample.values().cpu() for sample in self._samples)
-        now = Moment(step, tuple(load.cpu() for load in load_E), choice_T)
-        earlier = [path for path in moment_files(self._folder) if _step(path) < step]
+        entropy_L = tuple((total_L / self._num_tokens).cpu() for total_L in self._entropy_L)
+        now = Moment(step, tuple(load.cpu() for load in load_E), entropy_L, choice_T)
+        earlier = moment_files(self._folder, step - 1)
         churns = []
         if earlier:
             before = read_moment(earlier[-1])
@@ -85,21 +97,29 @@ class Moments:
                 for a_T, b_T, tree in zip(before.choice_T, choice_T, self._trees, strict=True)
             ]
         _write(self._folder, now)
-        return {key: 1 - fmean(c[key] for c in churns) for key in (churns[0] if churns else ())}
+        told = {
+            f"churn/{k}": 1 - fmean(c[k] for c in churns) for k in (churns[0] if churns else ())
+        }
+        if entropy_L[0].isfinite().all():
+            means = torch.stack(entropy_L).mean(0).tolist()
+            told |= {f"entropy/level_{level}": mean for level, mean in enumerate(means)}
+        return told
 
 
-def moment_files(folder: Path) -> list[Path]:
-    """The files of a folder's moments, in order of their steps."""
-    return sorted(folder.glob("step_*.npz"))
+def moment_files(folder: Path, last: int | None = None) -> list[Path]:
+    """The files of a folder's moments, in order of their steps, as far as the step `last`."""
+    files = sorted(folder.glob("step_*.npz"))
+    return files if last is None else [path for path in files if _step(path) <= last]
 
 
 def read_moment(path: Path) -> Moment:
     """One moment of a run."""
     with path.open("rb") as file, np.load(file) as arrays:
-        layers = range(len(arrays.files) // 2)
+        layers = range(sum(name.startswith("load_E") for name in arrays.files))
         return Moment(
             step=_step(path),
             load_E=tuple(torch.from_numpy(arrays[f"load_E.{i}"]) for i in layers),
+            entropy_L=tuple(torch.from_numpy(arrays[f"entropy_L.{i}"]) for i in layers),
             choice_T=tuple(torch.from_numpy(arrays[f"choice_T.{i}"]).long() for i in layers),
         )
 
@@ -129,6 +149,13 @@ class _Sample:
         return torch.cat(self._parts) if self._parts else torch.empty(0, dtype=torch.int64)
 
 
+def _entropy_L(routing: Routing) -> Tensor:
+    """`level_entropy` in sum over tokens: (L,) on the device."""
+    if isinstance(routing.scores, Unscored):
+        return routing.weight_R.new_full((routing.tree.num_levels,), torch.nan)
+    return level_entropy(routing.probs_TN.detach(), routing.tree).sum(0)
+
+
 def _step(path: Path) -> int:
     return int(path.stem.removeprefix("step_"))
 
@@ -137,9 +164,12 @@ def _write(folder: Path, moment: Moment) -> None:
     """Write a moment so that its file is absent or whole."""
     folder.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, np.ndarray] = {}
-    for i, (load_E, choice_T) in enumerate(zip(moment.load_E, moment.choice_T, strict=True)):
-        small = choice_T.short() if len(load_E) <= torch.iinfo(torch.int16).max else choice_T.int()
-        arrays |= {f"load_E.{i}": load_E.numpy(), f"choice_T.{i}": small.numpy()}
+    for i, load_E in enumerate(moment.load_E):
+        fits = len(load_E) <= torch.iinfo(torch.int16).max
+        choice_T = moment.choice_T[i].to(torch.int16 if fits else torch.int32)
+        arrays[f"load_E.{i}"] = load_E.numpy()
+        arrays[f"entropy_L.{i}"] = moment.entropy_L[i].numpy()
+        arrays[f"choice_T.{i}"] = choice_T.numpy()
     aside = folder / "moment.tmp"
     with aside.open("wb") as file:
         np.savez_compressed(file, **arrays)

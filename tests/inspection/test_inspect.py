@@ -126,12 +126,12 @@ def test_an_inspection_of_a_run(digits: Run) -> None:
         assert not np.isnan(layer.masked_N).any()
         assert layer.recall["exact"] == 1
         assert layer.history is not None
-        assert layer.history.step_S.tolist() == [5, 10, 15, 20]
+        assert layer.history.step_S.tolist() == [8, 16, 20]
         np.testing.assert_array_equal(layer.history.saturation_SL[-1], 1)
         np.testing.assert_array_equal(layer.history.load_SN[-1], layer.load_N)
         assert np.isnan(layer.history.churn_SL[0]).all()
-        np.testing.assert_allclose(layer.history.churn_SL[3], 1 - layer.history.saturation_SL[2])
-        np.testing.assert_allclose(layer.history.entropy_SL[-1], layer.entropy_L)
+        np.testing.assert_allclose(layer.history.churn_SL[2], 1 - layer.history.saturation_SL[1])
+        np.testing.assert_allclose(layer.history.entropy_SL[-1], layer.entropy_L, rtol=1e-6)
     again = replace(inspected(folder), seconds=record.seconds)
     for one, other in zip(record.layers, again.layers, strict=True):
         np.testing.assert_array_equal(one.masked_N, other.masked_N)
@@ -142,6 +142,24 @@ def test_an_inspection_of_a_run(digits: Run) -> None:
     assert again.tokens == record.tokens
     record.save(folder / "inspection")
     assert Inspection.load(folder / "inspection").loss == record.loss
+
+
+def test_checkpoints_of_a_folder_are_asked_again(digits: Run) -> None:
+    """What a run kept of a step, and what its checkpoint of that step says, is one."""
+    kept, asked = (
+        inspected(digits[0], checkpoints=folder) for folder in (None, digits[0] / "checkpoints")
+    )
+    for layer, other in zip(kept.layers, asked.layers, strict=True):
+        assert layer.history is not None
+        assert other.history is not None
+        assert other.history.step_S.tolist() == [5, 10, 15, 20]
+        np.testing.assert_array_equal(other.history.saturation_SL[-1], 1)
+        churn_SL = other.history.churn_SL
+        np.testing.assert_allclose(churn_SL[3], 1 - other.history.saturation_SL[2])
+        np.testing.assert_array_equal(layer.history.load_SN[-1], other.history.load_SN[-1])
+        np.testing.assert_allclose(
+            layer.history.entropy_SL[-1], other.history.entropy_SL[-1], rtol=1e-6
+        )
 
 
 def test_a_rise_is_that_of_a_gate_with_a_bias_out_of_reach(digits: Run) -> None:

@@ -23,7 +23,8 @@ def validated(watched: Moments, step: int, *batches: list[Routing]) -> dict[str,
         watched.watch(batch)
     layers = zip(*batches, strict=True)
     loads = [sum((r.load_E for r in layer), torch.zeros(4, dtype=torch.int64)) for layer in layers]
-    return watched.finish(step, loads)
+    found = watched.finish(step, loads)
+    return {key.removeprefix("churn/"): x for key, x in found.items() if key.startswith("churn/")}
 
 
 def chosen(*experts: int) -> Routing:
@@ -32,7 +33,7 @@ def chosen(*experts: int) -> Routing:
 
 def kept(run: Path) -> dict[int, list[list[Tensor]]]:
     found = map(read_moment, moment_files(run / "routing"))
-    return {moment.step: [list(moment.load_E), list(moment.choice_T)] for moment in found}
+    return {m.step: [list(m.load_E), list(m.choice_T), list(m.entropy_L)] for m in found}
 
 
 def test_churn_is_the_share_that_chose_otherwise_as_a_mean_over_mixtures(tmp_path: Path) -> None:
@@ -71,6 +72,22 @@ def test_a_moment_is_read_as_it_was(tmp_path: Path) -> None:
     assert moment.step == 5
     assert [load_E.tolist() for load_E in moment.load_E] == [[1, 0, 0, 2], [0, 1, 2, 0]]
     assert [choice_T.tolist() for choice_T in moment.choice_T] == [[0, 3, 3], [2, 2, 1]]
+
+
+def test_entropy_is_a_mean_over_tokens_and_mixtures(tmp_path: Path) -> None:
+    """Even gates leave all in doubt; one that is sure of its units is even among their experts."""
+    sure_N = torch.tensor([1.0, 0.0, 0.5, 0.5, 0.5, 0.5])
+    sure = make_routing(GRID, [[0], [0]], sure_N.expand(2, -1))
+    watched = Moments(folder=tmp_path, trees=[GRID, GRID])
+    watched.start()
+    watched.watch([chosen(0, 0), sure])
+    # ln 2 of the ln 4 nats that experts have at most.
+    assert watched.finish(5, [torch.zeros(4)] * 2) == {
+        "entropy/level_0": 0.5,
+        "entropy/level_1": 0.75,
+    }
+    (path,) = moment_files(tmp_path)
+    assert [entropy_L.tolist() for entropy_L in read_moment(path).entropy_L] == [[1, 1], [0, 0.5]]
 
 
 @pytest.mark.parametrize("cuts", [[13], [1] * 13, [4, 4, 5], [2, 11]])
@@ -147,7 +164,7 @@ def test_a_resumed_run_tells_the_same(
     whole, cut = (kept(tmp_path / name) for name in ("whole", "cut"))
     assert list(whole) == list(cut)
     for one, other in zip(whole.values(), cut.values(), strict=True):
-        assert all(map(torch.equal, [*one[0], *one[1]], [*other[0], *other[1]]))
+        assert all(map(torch.equal, [*one[0], *one[1], *one[2]], [*other[0], *other[1], *other[2]]))
     for key in KEYS:
         undisturbed = dict(curve(tmp_path / "whole", key))
         assert dict(curve(tmp_path / "cut", key)) == undisturbed
