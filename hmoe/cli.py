@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hmoe.cli_views import compare, inspect, publish, report, repro, ui
+from hmoe.cli_views import compare, inspect, publish, report, repro, split_tokens, ui
 from hmoe.config import CONF, compose, digest, plain_values, read_system
 from hmoe.errors import ConfigError, HmoeError
 
@@ -129,6 +129,7 @@ def sweep(overrides: Sequence[str]) -> int:
     from hmoe.study import ProgressDisplay, Standings, plan_table, run_sweep
 
     console = Console(stderr=True)
+    overrides, tokens = split_tokens(overrides)
     plan, runs = _plan(overrides, console)
     plan.check()
     console.print(plan_table(plan))
@@ -139,20 +140,24 @@ def sweep(overrides: Sequence[str]) -> int:
     with display.live():
         run_sweep(study, plan.planned, runs, command=command, show=display.show)
     if study.confirm is None:
-        return publish(runs, study.name)
+        return publish(runs, study.name, tokens=tokens)
     own = [o for o in overrides if not o.startswith("probe=")]
-    return _confirm(study, plan.planned, runs, own)
+    return _confirm(study, plan.planned, runs, own, tokens)
 
 
 def confirm(overrides: Sequence[str]) -> int:
     """Train the best of each arm on fresh seeds, with a look at the test set, and report."""
     from hmoe.study import plan_sweep
 
+    overrides, tokens = split_tokens(overrides)
     study, runs = _load_sweep(overrides)
-    return _confirm(study, plan_sweep(study, runs, measure=False).planned, runs, overrides)
+    planned = plan_sweep(study, runs, measure=False).planned
+    return _confirm(study, planned, runs, overrides, tokens)
 
 
-def _confirm(study: Any, arms: Sequence[Any], runs: Path, overrides: Sequence[str]) -> int:
+def _confirm(
+    study: Any, arms: Sequence[Any], runs: Path, overrides: Sequence[str], tokens: int
+) -> int:
     """Confirm a study whose arms are planned; the overrides are those that do it again."""
     from rich.console import Console
 
@@ -171,7 +176,7 @@ def _confirm(study: Any, arms: Sequence[Any], runs: Path, overrides: Sequence[st
     command = shlex.join(["hmoe", "confirm", *overrides])
     with display.live():
         run_confirmation(study, arms, runs, plan, command=command, show=display.show)
-    return publish(runs, study.name)
+    return publish(runs, study.name, tokens=tokens)
 
 
 def status(overrides: Sequence[str]) -> int:

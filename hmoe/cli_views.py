@@ -3,6 +3,7 @@
 Heavy libraries are imported inside the commands, as in `hmoe.cli`.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,21 +14,23 @@ from hmoe.config import plain_values
 from hmoe.errors import ConfigError
 
 if TYPE_CHECKING:
-    from hmoe.tracking import Run
+    from hmoe.metrics import Inspection
+    from hmoe.tracking import Run, Study
 
 _PORT = 5000
 
 
 def report(overrides: Sequence[str]) -> int:
-    """Write the report of a study from MLflow again; paper=true adds figures for print."""
+    """Write the report of a study again; paper=true adds figures for print."""
     known = {"sweep": None, "name": None, "runs": "runs", "paper": False}
+    overrides, tokens = split_tokens(overrides, default=0)
     options = plain_values(overrides, known)
     if not isinstance(options["paper"], bool):
         raise ConfigError(f"paper = {options['paper']}: expected true or false.")
     name = options["name"] or options["sweep"]
     if name is None:
         raise ConfigError("sweep= is missing: name the study, such as sweep=hierarchy.")
-    return publish(Path(options["runs"]), name, paper=options["paper"])
+    return publish(Path(options["runs"]), name, paper=options["paper"], tokens=tokens)
 
 
 def compare(words: Sequence[str]) -> int:
@@ -60,8 +63,8 @@ def inspect(words: Sequence[str]) -> int:
     """Look into a trained run: load, knowledge and weight of every node, written beside it."""
     from rich.console import Console
 
-    from hmoe.inspection import inspect_run, print_inspection
-    from hmoe.tracking import Store
+    from hmoe.inspection import FOLDER, inspect_run, print_inspection
+    from hmoe.report import write_organisation
 
     known = {"split": "val", "tokens": 65536, "checkpoints": None, "out": None}
     (name,), options = _names(words, ("RUN",), known)
@@ -79,12 +82,13 @@ def inspect(words: Sequence[str]) -> int:
             checkpoints=Path(options["checkpoints"]) if options["checkpoints"] else None,
             show=show,
         )
-    out = Path(options["out"]) if options["out"] else folder / "inspection"
+    out = Path(options["out"]) if options["out"] else folder / FOLDER
     inspection.save(out)
+    page = write_organisation([inspection], out, paper=True)
     if run is not None:
-        Store(runs).log_folder(run.id, out, "inspection")
+        _log_inspection(runs, run.id, inspection, out)
     print_inspection(Console(), inspection)
-    print(out)
+    print(page)
     return 0
 
 
@@ -98,13 +102,32 @@ def ui(overrides: Sequence[str]) -> int:
     return serve(Path(options["runs"]), options["port"])
 
 
-def publish(runs: Path, name: str, *, paper: bool = False) -> int:
-    """Write the report, put the answer on the parent run, and say where to look."""
+def split_tokens(overrides: Sequence[str], default: int = 16_384) -> tuple[list[str], int]:
+    """The other overrides, and on how many tokens to inspect the runs that an answer rests on.
+
+    Raises:
+        ConfigError: `inspect=` is no number of tokens.
+    """
+    own = [o for o in overrides if o.startswith("inspect=")]
+    tokens = plain_values(own, {"inspect": default})["inspect"]
+    if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 0:
+        raise ConfigError(f"inspect = {tokens}: expected a number of tokens, or 0 for none.")
+    return [o for o in overrides if o not in own], tokens
+
+
+def publish(runs: Path, name: str, *, paper: bool = False, tokens: int = 0) -> int:
+    """Write the report, put the answer on the parent run, and say where to look.
+
+    Args:
+        tokens: to inspect the confirmed runs on that were not inspected yet; 0 inspects none.
+    """
     from hmoe.report import answer, answer_list, means, pareto_front, write_report
     from hmoe.tracking import Store, links, read_study
 
-    page = write_report(runs, name, Path("reports") / name, paper=paper)
     study = read_study(runs, name)
+    inspections = _inspections(runs, study, tokens)
+    out = Path("reports") / name
+    page = write_report(runs, name, out, paper=paper, inspections=inspections)
     front = pareto_front(study)
     note = f"{answer_list(study)}\n\nBest commands:\n\n"
     note += "".join(f"    {run.command}\n" for run in front)
@@ -120,6 +143,34 @@ def publish(runs: Path, name: str, *, paper: bool = False) -> int:
     print(f"report: {page}")
     print(f"runs:   make ui, then {links(runs, _PORT)[name][0]}")
     return 0
+
+
+def _inspections(runs: Path, study: "Study", tokens: int) -> "Mapping[str, Inspection]":
+    """What is known of the organisation of the runs on which the answer rests, by their ids."""
+    from hmoe.inspection import FOLDER, inspect_study, known_inspections
+    from hmoe.tracking import run_folder_of
+
+    if tokens == 0:
+        return known_inspections(runs, study)
+    with _progress() as show:
+        found = inspect_study(runs, study, tokens=tokens, show=show)
+    for run in study.runs:
+        if run.id in found.new:
+            folder = run_folder_of(runs, run) / FOLDER
+            _log_inspection(runs, run.id, found.known[run.id], folder)
+    for run_name, reason in found.left_out.items():
+        print(f"not inspected: {run_name}: {reason}", file=sys.stderr)
+    return found.known
+
+
+def _log_inspection(runs: Path, run_id: str, inspection: "Inspection", folder: Path) -> None:
+    """Keep an inspection as artifacts of its run, and its layer that knows most as images."""
+    from hmoe.report import frames, views
+    from hmoe.tracking import Store
+
+    store = Store(runs)
+    store.log_folder(run_id, folder, folder.name)
+    store.log_images(run_id, "organisation", frames(views(inspection)[0]))
 
 
 def _run_named(runs: Path, name: str) -> tuple[Path, "Run | None"]:

@@ -5,6 +5,7 @@ Reads what tracking stored; knows nothing of models or training. Everything but 
 
 from hmoe.report.answer import answer, answer_list, means
 from hmoe.report.comparison import find_side, print_comparison
+from hmoe.report.organisation import frames, views, write_organisation
 from hmoe.report.page import write_report
 from hmoe.report.tables import pareto_front
 
@@ -12,8 +13,11 @@ __all__ = [
     "answer",
     "answer_list",
     "find_side",
+    "frames",
     "means",
     "pareto_front",
     "print_comparison",
+    "views",
+    "write_organisation",
     "write_report",
 ]

@@ -1,6 +1,7 @@
 """Figures for a paper: SVG files by matplotlib, in the colours and signs of the page."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,17 @@ def write_paper(study: Study, out: Path) -> list[Path]:
     return write_figures({"forest": lambda: _forest(study), "pareto": lambda: _pareto(study)}, out)
 
 
-def write_figures(drawings: Mapping[str, Callable[[], Any]], out: Path) -> list[Path]:
-    """Draw and write figures by their names, those that are not None; returns their paths."""
+def styled() -> AbstractContextManager[None]:
+    """Within it matplotlib draws as the page does."""
     import matplotlib
 
+    return matplotlib.rc_context(_STYLE)  # type: ignore[arg-type]
+
+
+def write_figures(drawings: Mapping[str, Callable[[], Any]], out: Path) -> list[Path]:
+    """Draw and write figures by their names, those that are not None; returns their paths."""
     written = []
-    with matplotlib.rc_context(_STYLE):
+    with styled():
         for name, draw in drawings.items():
             figure = draw()
             if figure is not None:

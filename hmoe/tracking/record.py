@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import platform
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -121,3 +123,8 @@ def _find(node: Any, pattern: Sequence[str], path: str = "") -> Iterator[tuple[s
 def _finite(key: str, value: Any) -> Iterator[tuple[str, float]]:
     if isinstance(value, int | float) and math.isfinite(value):
         yield key, float(value)
+
+
+def hardware() -> str:
+    """System, processor and how many of its threads, in a few words."""
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU threads"

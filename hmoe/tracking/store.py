@@ -7,7 +7,6 @@ sweep, child runs = trials and confirmation seeds. Nothing stays RUNNING once it
 
 import json
 import os
-import platform
 import re
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -30,6 +29,7 @@ from hmoe.tracking.record import (
     as_text,
     chosen_params,
     final_metrics,
+    hardware,
     read_config,
     read_result,
     result_tags,
@@ -99,7 +99,7 @@ class Store:
             "hmoe.contract": contract,
             "hmoe.arms": list(arms),
             "hmoe.command": redact_command(command),
-            "hmoe.hardware": _hardware(),
+            "hmoe.hardware": hardware(),
             **(tags or {}),
         }
         found = list(search(self._client, [experiment], "tags.`hmoe.kind` = 'sweep'"))
@@ -315,7 +315,3 @@ class Store:
 def _check_state(state: str) -> None:
     if state not in STATUS:
         raise ConfigError(f"state = {state!r}: one of {', '.join(STATUS)}.{nearest(state, STATUS)}")
-
-
-def _hardware() -> str:
-    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU threads"

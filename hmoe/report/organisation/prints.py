@@ -28,7 +28,7 @@ def write_prints(shown: Sequence[View], out: Path) -> list[Path]:
     drawings = {}
     for view in shown:
         name = view.layer.name.replace("/", "_") or "model"
-        drawings[f"{name}.chart"] = lambda v=view: _chart(v)
+        drawings[f"{name}.chart"] = lambda v=view: chart_print(v)
         drawings[f"{name}.load"] = lambda v=view: _decomposition(v)
         for known in view.layer.knowledge:
             label = known.label.replace("/", "_")
@@ -37,7 +37,8 @@ def write_prints(shown: Sequence[View], out: Path) -> list[Path]:
     return write_figures(drawings, out)
 
 
-def _chart(view: View) -> Any:
+def chart_print(view: View) -> Any:
+    """The organisation chart as a figure of matplotlib."""
     layout, depth = lay_out_tree(view.tree), view.tree.num_levels
     figure, (axes,) = empty_figure(1, 0.75 * (depth + 1))
     for traffic, x, y in lines(view, layout):
