@@ -47,7 +47,7 @@ class ProgressDisplay:
         if progress.message:
             self._console.print(progress.message, highlight=False, markup=False, soft_wrap=True)
         if self._live is not None:
-            self._live.update(standing_view(self._standings.of(progress.states)))
+            self._live.update(standing_view(self._standings.of(progress.states)), refresh=True)
 
     @contextmanager
     def live(self) -> Iterator[None]:
@@ -55,7 +55,7 @@ class ProgressDisplay:
         if not self._console.is_interactive:
             yield
             return
-        with Live(console=self._console, refresh_per_second=2) as self._live:
+        with Live(console=self._console, auto_refresh=False) as self._live:
             yield
 
 
@@ -66,12 +66,12 @@ def show_status(
     watcher, folder = _Watcher(sweep, arms, runs), runs / sweep.name
     last, view = watcher.look()
     redraws = watch and console.is_interactive
-    with Live(view, console=console, refresh_per_second=2) if redraws else nullcontext() as live:
+    with Live(view, console=console, auto_refresh=False) if redraws else nullcontext() as live:
         while watch and owned(folder) and watcher.expects(last):
             time.sleep(_REFRESH_SECONDS)
             states, view = watcher.look()
             if live is not None:
-                live.update(view)
+                live.update(view, refresh=True)
             else:
                 for place in (p for p in states if states[p] != last.get(p)):
                     if states[place] not in _UNENDED:
@@ -131,7 +131,7 @@ def _arms_table(standing: Standing) -> Table:
     """Only those states have a column in which a job is, so that 80 characters hold most tables."""
     objectives = list(dict.fromkeys(o for arm in standing.arms for o in arm.values))
     states = [s for s in _MENTIONED if any(arm.counts.get(s) for arm in standing.arms)]
-    told = "best" if standing.kind == "trial" else "mean"
+    told = "best" if standing.kind == "trial" else "test mean"
     table = Table(box=box.SIMPLE, padding=(0, 1))
     table.add_column("arm", no_wrap=True)
     names = (f"{told}\n{objective.removeprefix('val/')}" for objective in objectives)
