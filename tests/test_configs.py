@@ -38,13 +38,16 @@ TINY_TRANSFORMER = [
 
 @pytest.fixture(scope="module")
 def made_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the sets that read files of yours need: twelve texts, and idx files of 2 x 2 pixels."""
+    """What the sets that read files of yours need: twelve texts, and idx files of 2 x 2 pixels.
+
+    Ten classes, of ten training images each.
+    """
     folder = tmp_path_factory.mktemp("data")
     for n in range(12):
         (folder / f"{n}.txt").write_text("all work and no play makes jack a dull boy\n" * 30)
-    for part, images in (("train", 40), ("t10k", 4)):
-        pixels = struct.pack(">4I", 0x803, images, 2, 2) + bytes(range(4 * images))
-        labels = struct.pack(">2I", 0x801, images) + bytes(n % 2 for n in range(images))
+    for part, images in (("train", 100), ("t10k", 4)):
+        pixels = struct.pack(">4I", 0x803, images, 2, 2) + bytes(n % 256 for n in range(4 * images))
+        labels = struct.pack(">2I", 0x801, images) + bytes(n % 10 for n in range(images))
         (folder / f"{part}-images-idx3-ubyte").write_bytes(pixels)
         (folder / f"{part}-labels-idx1-ubyte").write_bytes(labels)
     return folder

@@ -1,5 +1,7 @@
 """sweeps/: every file loads, its arms meet its contract, and its first trials compose."""
 
+import struct
+from collections.abc import Callable
 from functools import cache
 
 import optuna
@@ -16,10 +18,26 @@ NAMES = sorted(file.stem for file in SWEEPS.glob("*.yaml"))
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-@cache
-def planned(name: str) -> tuple[Sweep, list[PlannedArm]]:
-    sweep = load_sweep(name)
-    return sweep, plan_arms(sweep)
+Planned = Callable[[str], tuple[Sweep, list[PlannedArm]]]
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Planned:
+    """Sweeps with their arms matched; those that read files of the user's are given made ones."""
+    root = tmp_path_factory.mktemp("idx")
+    for part in ("train", "t10k"):
+        pixels = struct.pack(">4I", 0x803, 10, 28, 28) + bytes(10 * 28 * 28)
+        labels = struct.pack(">2I", 0x801, 10) + bytes(range(10))
+        (root / f"{part}-images-idx3-ubyte").write_bytes(pixels)
+        (root / f"{part}-labels-idx1-ubyte").write_bytes(labels)
+
+    @cache
+    def plan(name: str) -> tuple[Sweep, list[PlannedArm]]:
+        reads_files = "data=fashion_mnist" in load_sweep(name).overrides
+        sweep = load_sweep(name, [f"data.root={root}"] if reads_files else [])
+        return sweep, plan_arms(sweep)
+
+    return plan
 
 
 def test_there_is_a_sweep() -> None:
@@ -27,7 +45,7 @@ def test_there_is_a_sweep() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_arms_of_a_sweep_meet_its_contract(name: str) -> None:
+def test_the_arms_of_a_sweep_meet_its_contract(planned: Planned, name: str) -> None:
     sweep, arms = planned(name)
     assert [arm.name for arm in arms] == list(sweep.arms)
     reference = next(arm for arm in arms if arm.name == sweep.contract.reference)
@@ -40,7 +58,9 @@ def test_the_arms_of_a_sweep_meet_its_contract(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_first_trial_of_every_arm_composes_and_keeps_to_the_contract(name: str) -> None:
+def test_the_first_trial_of_every_arm_composes_and_keeps_to_the_contract(
+    planned: Planned, name: str
+) -> None:
     sweep, arms = planned(name)
     searched = set()
     for arm in arms:

@@ -20,6 +20,7 @@ import gzip
 import math
 import struct
 import zlib
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -29,6 +30,7 @@ import numpy as np
 from hmoe.data.checks import check_root, check_shares, data_error
 from hmoe.data.loader import Split
 from hmoe.data.pixels import Images, PixelData, stratified_split
+from hmoe.errors import ConfigError
 
 UNSIGNED_BYTE = 8
 REMEDY = "Copy the file anew from where you have the set."
@@ -44,16 +46,27 @@ class IdxImages(PixelData):
         batch_size: images a batch.
         seed: seed of the training stream.
         val_share: share of each class of the training files for validation.
+        class_names: what the classes are called, in order; None calls them by their numbers.
 
     Raises:
-        ConfigError: no root, batch_size below 1 or above the training rows, a share out of (0, 1).
+        ConfigError: no root, batch_size below 1 or above the training rows, a share out of (0, 1),
+            (from out_dim) not one name a class.
         DataError: a file is missing, truncated, or not what its name says.
     """
 
     white = 255
 
-    def __init__(self, *, root: str | None, batch_size: int, seed: int, val_share: float) -> None:
+    def __init__(
+        self,
+        *,
+        root: str | None,
+        batch_size: int,
+        seed: int,
+        val_share: float,
+        class_names: Sequence[str] | None,
+    ) -> None:
         super().__init__(batch_size=batch_size, seed=seed)
+        self._class_names = class_names
         check_shares(val_share=val_share)
         self._root = check_root(root, "a folder with train-images-idx3-ubyte[.gz] and its kin")
         self._val_share = val_share
@@ -68,7 +81,19 @@ class IdxImages(PixelData):
     @cached_property
     def out_dim(self) -> int:
         """Largest training label + 1."""
-        return int(self._labels("train").max()) + 1
+        classes = int(self._labels("train").max()) + 1
+        if self._class_names is not None and len(self._class_names) != classes:
+            raise ConfigError(
+                f"data.class_names={list(self._class_names)}: {len(self._class_names)} names given,"
+                f" {classes} expected, one a class of {self._root}."
+            )
+        return classes
+
+    @property
+    def label_names(self) -> dict[str, tuple[str, ...]]:
+        """As of every set of rows, with the names of the classes."""
+        named = {} if self._class_names is None else {"class": tuple(self._class_names)}
+        return super().label_names | named
 
     def _labels(self, part: str) -> np.ndarray:
         return read_idx(find_idx(self._root, f"{part}-labels-idx1-ubyte"), num_dims=1)

@@ -31,8 +31,22 @@ def write(root: Path, **changes: bytes) -> Path:
 
 
 def make(folder: Path, **changes: Any) -> IdxImages:
-    given: dict[str, Any] = {"root": str(folder), "batch_size": 2, "seed": 0, "val_share": 0.5}
+    given: dict[str, Any] = {
+        "root": str(folder),
+        "batch_size": 2,
+        "seed": 0,
+        "val_share": 0.5,
+        "class_names": None,
+    }
     return IdxImages(**(given | changes))
+
+
+def test_classes_have_names_or_numbers(tmp_path: Path) -> None:
+    root = write(tmp_path)
+    assert make(root).label_names == {"class": ("0", "1")}
+    assert make(root, class_names=["dark", "bright"]).label_names == {"class": ("dark", "bright")}
+    with pytest.raises(ConfigError, match=r"class_names=\['dark'\]: 1 names given, 2 expected"):
+        assert make(root, class_names=["dark"]).out_dim
 
 
 def test_a_set_of_2_by_2_images_is_read_as_written(tmp_path: Path) -> None:

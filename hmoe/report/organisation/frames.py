@@ -1,4 +1,7 @@
-"""The organisation chart at every moment of a training, as pixels: for a slider of steps."""
+"""The organisation chart at every moment of a training, as pixels: for a slider of steps.
+
+They are square, since MLflow shows images in squares. H: height, W: width in pixels.
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -35,4 +38,10 @@ def _pixels(figure: Any) -> NDArray[np.uint8]:
     figure.set_dpi(_DPI)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    height, width = pixels.shape[:2]
+    side = max(height, width)
+    square = np.full((side, side, 3), 255, dtype=np.uint8)
+    top, left = (side - height) // 2, (side - width) // 2
+    square[top : top + height, left : left + width] = pixels
+    return square
