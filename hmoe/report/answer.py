@@ -16,14 +16,14 @@ from hmoe.report.tables import (
     value,
     varied_params,
 )
-from hmoe.report.verdicts import pair_rows, sentence
+from hmoe.report.verdicts import looked, pair_rows, sentence
 from hmoe.tracking import Objective, Study
 
 
 def answer(study: Study) -> str:
     """One sentence: the verdicts; without any, best and mean of each arm, and what is lacking."""
     if confirmed := pair_rows(study):
-        return sentence(confirmed)
+        return sentence(confirmed, looked(study))
     rows = [row for row in arm_rows(study) if row.quality]
     quality, balance = quality_of(study), balance_of(study)
     if quality is None or not rows:

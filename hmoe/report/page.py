@@ -39,6 +39,7 @@ from hmoe.report.tables import (
 )
 from hmoe.report.verdicts import (
     confirm_runs,
+    looked,
     membership,
     needed,
     pair_rows,
@@ -135,6 +136,7 @@ def _facts(study: Study) -> dict[str, Any]:
         "contract": contract_check(study),
         "front": pareto_front(study),
         "pairs": pair_rows(study),
+        "looked": looked(study),
         "membership": membership(study),
         "unlike": unlike(study),
         "registered": registered(study),

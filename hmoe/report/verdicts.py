@@ -163,16 +163,37 @@ def needed(row: PairRow) -> str:
     if row.judgement.more_seeds is None:
         return f"more than {MOST_MORE_SEEDS} more seeds needed"
     more = row.judgement.more_seeds
-    return f"{count(more, 'more seed')} needed"
+    return f"about {count(more, 'more seed')} needed"
 
 
-def sentence(rows: list[PairRow]) -> str:
-    """All verdicts in one sentence."""
+def looked(study: Study) -> str:
+    """What seeds added after a look cost: "" where the plan was kept, or nothing is known.
+
+    Seeds that were added because of what others showed are drawn by their own result, so that the
+    declared error rate holds for none of the verdicts.
+    """
+    if study.confirmation is None:
+        return ""
+    seeds = sorted({*study.looks, max(study.confirmation.seeds, *study.looks, 0)})
+    if len(seeds) < 2:
+        return ""
+    later = [f"{n} after a {'further' if i else 'first'} look" for i, n in enumerate(seeds[1:])]
+    return (
+        f"{count(seeds[0], 'seed')}, {', '.join(later)}: the error rate is no longer the declared "
+        f"{study.confirmation.alpha:g}"
+    )
+
+
+def sentence(rows: list[PairRow], looked: str) -> str:
+    """All verdicts in one sentence; `looked` is what `looked` says of their study."""
     seeds = sorted({len(row.seeds) for row in rows})
     number_of = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
     waiting = any(len(row.seeds) + len(row.lost) < row.planned for row in rows)
     if waiting:
         head = f"Confirmation under way, on {number_of} of {rows[0].planned} paired seeds"
+        head += f", {looked}" if looked else ""
+    elif looked:
+        head = looked
     else:
         head = f"Confirmed on {number_of} fresh paired seed{'' if seeds == [1] else 's'}"
     parts = []

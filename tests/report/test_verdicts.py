@@ -3,6 +3,7 @@
 import pytest
 
 from hmoe.report import answer
+from hmoe.report.page import html
 from hmoe.report.verdicts import confirm_runs, membership, pair_rows, sentence
 from hmoe.tracking import Confirmation, Contract, Objective
 from tests.report.hand import BALANCE, QUALITY, make_run, make_study
@@ -69,9 +70,34 @@ def test_an_undecided_pair_says_what_it_needs():
     (row,) = pair_rows(study)
     needed = row.judgement.more_seeds
     assert needed is not None
-    assert f"tree is undecided against flat, {needed} more seeds needed" in answer(study)
+    assert f"tree is undecided against flat, about {needed} more seeds needed" in answer(study)
     far = study_of(*confirming("flat", 2.0, 2.5), *confirming("tree", 2.3, 2.2), seeds=2)
     assert "undecided against flat, more than 100 more seeds needed" in answer(far)
+
+
+def test_seeds_added_after_a_look_are_no_clean_confirmation():
+    runs = [*confirming("flat", 2.0, 2.5, 3.0), *confirming("tree", 1.0, 1.4, 2.1)]
+    assert answer(study_of(*runs, looks=(3,))).startswith("Confirmed on 3 fresh paired seeds:")
+    told = "the error rate is no longer the declared 0.05"
+    again = answer(study_of(*runs, looks=(2, 3)))
+    assert again.startswith(f"2 seeds, 3 after a first look: {told}")
+    assert "Confirmed" not in again
+    thrice = answer(study_of(*runs, looks=(1, 2, 3, 3)))
+    assert thrice.startswith(f"1 seed, 2 after a first look, 3 after a further look: {told}")
+    # Seeds that were added and have not ended yet.
+    under_way = answer(study_of(*runs, looks=(3,), seeds=5))
+    assert under_way.startswith(
+        f"Confirmation under way, on 3 of 5 paired seeds, 3 seeds, 5 after a first look: {told}"
+    )
+
+
+def test_the_page_claims_no_error_rate_after_a_look():
+    runs = [*confirming("flat", 2.0, 2.5, 3.0), *confirming("tree", 1.0, 1.4, 2.1)]
+    claim = "is wrong with probability at most 0.05"
+    assert claim in html(study_of(*runs, looks=(3,)))
+    again = html(study_of(*runs, looks=(2, 3)))
+    assert claim not in again
+    assert "Seeds were added after a look: 2 seeds, 3 after a first look" in again
 
 
 def test_the_direction_of_the_objective_counts():
@@ -112,8 +138,10 @@ def test_seeds_that_were_lost_are_told():
     study = study_of(*flat, *tree, dead, seeds=4)
     (row,) = pair_rows(study)
     assert (row.seeds, row.lost, row.planned) == ((100, 101, 102), (103,), 4)
-    assert sentence([row]).endswith(", 1 seed lost).")
-    assert sentence([row]).startswith("Confirmed on 3 fresh")  # all that were planned have ended
+    assert sentence([row], "").endswith(", 1 seed lost).")
+    assert sentence([row], "").startswith(
+        "Confirmed on 3 fresh"
+    )  # all that were planned have ended
 
 
 def test_without_confirming_runs_the_answer_stays_exploratory():
