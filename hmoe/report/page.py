@@ -18,7 +18,7 @@ from hmoe.report.contract import contract_check
 from hmoe.report.effort import effort_rows, tuned_equally
 from hmoe.report.figures import curve_figure, pareto_figure
 from hmoe.report.forest import forest_figure
-from hmoe.report.importance import ENOUGH
+from hmoe.report.importance import ENOUGH, cautions
 from hmoe.report.loads import load_figures
 from hmoe.report.paper import write_paper
 from hmoe.report.search_figures import hypervolume_figure, importance_figure, timeline_figure
@@ -111,6 +111,7 @@ def html(study: Study) -> str:
             efforts=effort_rows(study),
             tuned_equally=tuned_equally(study),
             enough=ENOUGH,
+            cautions=cautions(study),
             value=value,
             tested=tested,
             tested_metric=tested_metric,
