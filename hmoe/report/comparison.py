@@ -14,7 +14,7 @@ from hmoe.report.contract import QUANTITIES, spent_by
 from hmoe.report.numbers import NOTHING, interval, number, percent, plus_minus
 from hmoe.report.tables import Spread, spread
 from hmoe.statistics import Estimate, estimate
-from hmoe.tracking import Run, find_run, read_study, study_names
+from hmoe.tracking import Run, find_run, read_study, stored_name, study_names
 
 # Without a contract seconds, which are measured, need not agree.
 _PROMISED = tuple(quantity for quantity in QUANTITIES if quantity != "seconds")
@@ -73,23 +73,30 @@ class MetricRow:
 
 
 def find_side(runs: Path, name: str) -> Side:
-    """A run by its name or id, or an arm as study/arm.
+    """A run by its name, id or folder, or an arm as study/arm or by its folder.
 
     Raises:
         ConfigError: there is neither, or nothing of it is complete.
     """
-    study, _, arm = name.rpartition("/")
-    if study in study_names(runs) and arm in (found := read_study(runs, study)).arms:
+    stored = stored_name(runs, name)
+    study, _, arm = stored.rpartition("/")
+    studies = study_names(runs)
+    if stored in studies:
+        own = ", ".join(f"{stored}/{arm}" for arm in read_study(runs, stored).arms)
+        raise ConfigError(f"{name}: a study has many arms; name one: {own}.")
+    if study in studies and arm in (found := read_study(runs, study)).arms:
         complete = [run for run in found.runs if run.arm == arm and run.state == "complete"]
         confirmed = [run for run in complete if run.kind == "confirm"]
         if not complete:
             raise ConfigError(f"{name}: no run of this arm is complete.")
         return Side(name, tuple(confirmed or complete))
     try:
-        return Side(name, (find_run(runs, name),))
+        return Side(name, (find_run(runs, stored),))
     except ConfigError as error:
-        if study not in study_names(runs):
-            raise
+        if study not in studies:
+            arms = [f"{known}/{arm}" for known in studies for arm in read_study(runs, known).arms]
+            near = nearest(stored, arms)
+            raise ConfigError(f"{error}{near and ' Among the arms:'}{near}") from error
         raise ConfigError(
             f"{name}: study {study} has no arm '{arm}' and no run of that name."
             f"{nearest(arm, found.arms)} Arms: {', '.join(found.arms)}."

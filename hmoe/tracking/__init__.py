@@ -15,6 +15,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 if TYPE_CHECKING:
     from hmoe.tracking.follow import Follower
+    from hmoe.tracking.history import with_history
     from hmoe.tracking.reading import (
         Confirmation,
         Contract,
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
         find_run,
         read_study,
         run_folder_of,
+        stored_name,
         study_names,
-        with_history,
     )
     from hmoe.tracking.store import Store
     from hmoe.tracking.ui import serve, ui_command
@@ -48,12 +49,19 @@ __all__ = [
     "read_study",
     "run_folder_of",
     "serve",
+    "stored_name",
     "study_names",
     "ui_command",
     "with_history",
 ]
 
-_HOMES = {"Follower": "follow", "Store": "store", "serve": "ui", "ui_command": "ui"}
+_HOMES = {
+    "Follower": "follow",
+    "Store": "store",
+    "serve": "ui",
+    "ui_command": "ui",
+    "with_history": "history",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,8 +2,10 @@
 
 import io
 import json
+from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 from rich.console import Console
 
 from hmoe.errors import ConfigError
@@ -113,9 +115,26 @@ def test_a_run_is_found_by_name_and_by_id(runs):
     assert find_side(runs, "fake/flat").runs[1] == run
 
 
+def test_run_folders_are_found_whatever_the_run_is_called(runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(runs.parent)
+    (run,) = find_side(Path("runs"), "runs/fake/flat/trial_001").runs
+    assert (run.arm, run.seed) == ("flat", 1)
+    assert find_side(runs, str(runs / "fake/flat/trial_001")).runs == (run,)
+    assert find_side(runs, "runs/fake/flat").runs == find_side(runs, "fake/flat").runs
+    # As `hmoe repro` finds it, from anywhere and under an older name.
+    monkeypatch.chdir(tmp_path)
+    client = MlflowClient(tracking_uri=f"sqlite:///{runs}/mlflow.db")
+    client.set_tag(run.id, "mlflow.runName", "flat-1")
+    assert find_side(runs, "fake/flat/trial_001").runs[0].id == run.id
+    assert find_side(runs, f"{runs}/fake/flat/trial_001").runs[0].name == "flat-1"
+    client.set_tag(run.id, "mlflow.runName", run.name)
+
+
 @pytest.mark.parametrize(
     ("name", "told"),
     [
+        ("fake", r"fake: a study has many arms; name one: fake/dense, fake/flat\."),
+        ("fak/flat", r"has it.* Among the arms: Did you mean 'fake/flat'\?"),
         (
             "fake/falt",
             r"study fake has no arm 'falt' and no run of that name\. Did you mean 'flat'",
