@@ -114,7 +114,7 @@ def test_objectives_arms_and_settings_are_in_mlflow(done):
     assert parent.data.tags["hmoe.command"] == "hmoe sweep it"
     by_name = {run.info.run_name: run for run in children}
     result = results(done[0])["tree/trial_000"]
-    run = by_name["tree-0"]
+    run = by_name["tree/trial_000"]
     assert run.data.metrics["final/val/loss"] == result["metrics"]["val/loss"]
     assert run.data.metrics["val/load/cv/expert"] == result["metrics"]["val/load/cv/expert"]
     assert json.loads(run.data.tags["hmoe.swept"]) == [
@@ -122,7 +122,8 @@ def test_objectives_arms_and_settings_are_in_mlflow(done):
         "optim.lr",
     ]
     drawn = {name: run.data.params["optim.lr"] for name, run in by_name.items()}
-    assert drawn["dense-0"] == drawn["tree-0"] != drawn["dense-1"] == drawn["tree-1"]
+    first, second = ([drawn[f"{arm}/trial_00{i}"] for arm in ("dense", "tree")] for i in (0, 1))
+    assert first[0] == first[1] != second[0] == second[1]
 
 
 def test_progress_counts_up_to_all_trials_and_all_steps(done):
@@ -132,7 +133,7 @@ def test_progress_counts_up_to_all_trials_and_all_steps(done):
     assert shown[-1] == Progress(shown[-1].message, 80, 80, 4, 4)
     messages = sorted(progress.message for progress in shown if progress.message)
     assert [message.partition(" (")[0] for message in messages] == [
-        *("dense trial 1", "dense trial 2", "tree trial 1", "tree trial 2")
+        *("dense/trial_000", "dense/trial_001", "tree/trial_000", "tree/trial_001")
     ]
     assert re.search(r"val/loss 1\.\d+, val/load/cv/expert 0\.\d+$", messages[-1])
 
