@@ -1,36 +1,95 @@
-"""Metrics of routing: pure functions, and a thin torchmetrics class that adds up over batches."""
+"""Metrics: pure functions, and thin torchmetrics classes that add up over batches and ranks."""
 
 from hmoe.metrics.direction import direction
+from hmoe.metrics.doubt import Doubt, group_margins, level_entropy
+from hmoe.metrics.information import (
+    InformationMetrics,
+    agreement,
+    ami,
+    entropy,
+    level_information,
+    mutual_information,
+    nmi,
+    pair_counts,
+    permutation_null,
+)
 from hmoe.metrics.inspection import History, Inspection, Knowledge, LayerInspection
+from hmoe.metrics.levels import decompose, level_counts, place_at_cut
 from hmoe.metrics.load import (
     DROPPED,
+    LARGER_IS_BETTER,
+    STATISTICS,
     LoadMetrics,
     cut_shares,
     cv,
     dead_share,
+    effective_share,
+    gini,
+    level_statistics,
     load_statistics,
     max_violation,
+    min_violation,
     normalised_entropy,
+    starved_share,
+)
+from hmoe.metrics.policies import RecallMetrics, recall
+from hmoe.metrics.specialisation import (
+    CompanyMetrics,
+    coactivation,
+    domain_specialisation,
+    locality,
+    random_locality,
+    vocabulary_specialisation,
 )
 from hmoe.metrics.stability import NONE, heaviest, nodes_at, overlap, overlaps
 
 __all__ = [
     "DROPPED",
+    "LARGER_IS_BETTER",
     "NONE",
+    "STATISTICS",
+    "CompanyMetrics",
+    "Doubt",
     "History",
+    "InformationMetrics",
     "Inspection",
     "Knowledge",
     "LayerInspection",
     "LoadMetrics",
+    "RecallMetrics",
+    "agreement",
+    "ami",
+    "coactivation",
     "cut_shares",
     "cv",
     "dead_share",
+    "decompose",
     "direction",
+    "domain_specialisation",
+    "effective_share",
+    "entropy",
+    "gini",
+    "group_margins",
     "heaviest",
+    "level_counts",
+    "level_entropy",
+    "level_information",
+    "level_statistics",
     "load_statistics",
+    "locality",
     "max_violation",
+    "min_violation",
+    "mutual_information",
+    "nmi",
     "nodes_at",
     "normalised_entropy",
     "overlap",
     "overlaps",
+    "pair_counts",
+    "permutation_null",
+    "place_at_cut",
+    "random_locality",
+    "recall",
+    "starved_share",
+    "vocabulary_specialisation",
 ]

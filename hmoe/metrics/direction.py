@@ -4,7 +4,7 @@ import re
 from typing import Literal
 
 from hmoe.errors import ConfigError, nearest
-from hmoe.metrics.load import DROPPED, LARGER_IS_BETTER, STATISTICS
+from hmoe.metrics.load import DROPPED, LARGER_IS_BETTER, ON_LEVELS, STATISTICS
 
 Direction = Literal["minimize", "maximize"]
 
@@ -26,10 +26,12 @@ def direction(metric: str) -> Direction:
     for name in STATISTICS:
         known[f"val/load/{name}/expert"] = "maximize" if name in LARGER_IS_BETTER else "minimize"
     known[f"val/load/{DROPPED}"] = "minimize"
-    place = re.sub(r"/level_\d+$", "/expert", metric)
+    on_levels = rf"^(val/load/(?:{'|'.join(ON_LEVELS)}))/level_\d+$"
+    place = re.sub(on_levels, r"\1/expert", metric)
     if place not in known:
         raise ConfigError(
             f"objectives: '{metric}' is not a metric of the validation set. Known are "
-            f"{', '.join(known)}; load metrics also end in /level_<n>." + nearest(metric, known)
+            f"{', '.join(known)}; {', '.join(ON_LEVELS)} also end in /level_<n>."
+            + nearest(metric, known)
         )
     return known[place]

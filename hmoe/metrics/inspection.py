@@ -86,15 +86,17 @@ class LayerInspection:
         load_N: share of all rows at each node.
         dropped: share of rows that a capacity took away.
         load: statistic -> its value on every level, see `load_statistics`.
-        decomposition: "kl", "cv2", "violation" -> what each level adds, see `decompose`.
+        decomposition: "kl", "cv2", "violation" -> what each level adds, see `decompose`; those of
+            "violation" are logs, whose exp are the factors of 1 + the experts' `max_violation`.
         entropy_L: mean over tokens of the gate's entropy on the level, over its largest value.
         margin_L: mean over tokens of best minus second-best log-probability among the siblings
             that were decided between.
         knowledge: one a label.
         coactivation: level -> (nodes, nodes) share of the rows' tokens of one node that another
             node served too; levels of few enough nodes only.
-        locality, locality_random: how near in the tree the experts of one token are, and how near
-            they would be drawn at random; NaN where a token has one expert.
+        locality, locality_random: how far apart in the tree the experts of one token are, from 0
+            to 1 (small is near), and how far they would be drawn at random; NaN where a token has
+            one expert.
         masked_N: rise of the loss when a node may not be chosen; NaN where it was not tried.
         recall: search policy -> share of the experts of the exact joint choice that it finds.
         policy_loss: search policy -> loss of the model under it.

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from hmoe.layer import Routing, Tree
-from hmoe.layer.tree_ops import sum_below
+from hmoe.metrics.levels import level_counts
 
 
 def cut_shares(load_E: Tensor, tree: Tree, level: int) -> tuple[Tensor, Tensor]:
@@ -23,9 +23,8 @@ def cut_shares(load_E: Tensor, tree: Tree, level: int) -> tuple[Tensor, Tensor]:
 
     Without any rows the received shares are all zero.
     """
-    cut = torch.tensor(tree.cut(level), device=load_E.device)
-    load_C = sum_below(load_E, tree).index_select(0, cut).double()
-    below_C = tree.index("num_below_N", load_E.device).index_select(0, cut).double()
+    load_C = level_counts(load_E, tree, level).double()
+    below_C = level_counts(torch.ones_like(load_E), tree, level).double()
     return load_C / load_C.sum().clamp(min=1), below_C / tree.num_experts
 
 
@@ -42,13 +41,43 @@ def max_violation(share_C: Tensor, even_C: Tensor) -> Tensor:
     return (share_C / even_C).max() - 1
 
 
+def min_violation(share_C: Tensor, even_C: Tensor) -> Tensor:
+    """1 minus the idlest node's load over its even load. 0 is even; 1 if one received nothing."""
+    return 1 - (share_C / even_C).min()
+
+
+def divergence(share_C: Tensor, even_C: Tensor) -> Tensor:
+    """KL(share || even) = sum_c share_c ln(share_c / even_c), in nats. 0 is even."""
+    return (share_C.xlogy(share_C) - share_C.xlogy(even_C)).sum()
+
+
 def normalised_entropy(share_C: Tensor, even_C: Tensor) -> Tensor:
     """1 - KL(share || even) / its largest value. 1 is even; 0 is all rows at the smallest node.
 
     With equal even shares this is H(share) / ln C. Without any rows it is 0.
     """
-    divergence = (share_C.xlogy(share_C) - share_C.xlogy(even_C)).sum()
-    return share_C.sum() - divergence / -log(even_C.min().item())
+    return share_C.sum() - divergence(share_C, even_C) / -log(even_C.min().item())
+
+
+def effective_share(share_C: Tensor, even_C: Tensor) -> Tensor:
+    """exp(-KL(share || even)): the share of nodes that would do, if evenly busy. 1 is even.
+
+    With equal even shares this is exp(H(share)) / C, effective experts over experts. Without any
+    rows it is 0.
+    """
+    return share_C.sum() * (-divergence(share_C, even_C)).exp()
+
+
+def gini(share_C: Tensor, even_C: Tensor) -> Tensor:
+    """Half the mean difference of two experts' loads over the mean load. 0 is even.
+
+    1/2 sum_c sum_d even_c even_d |share_c / even_c - share_d / even_d|, that is sum_c sum_d
+    |share_c - share_d| / (2 C) with equal even shares. Without any rows it is 1.
+    """
+    # Twice the area between the diagonal and the Lorenz curve: shares of the least busy, added up.
+    order_C = (share_C / even_C).argsort()
+    share_C, even_C = share_C[order_C], even_C[order_C]
+    return 1 - (even_C * (2 * share_C.cumsum(0) - share_C)).sum()
 
 
 def dead_share(share_C: Tensor, even_C: Tensor) -> Tensor:
@@ -56,28 +85,48 @@ def dead_share(share_C: Tensor, even_C: Tensor) -> Tensor:
     return (share_C == 0).double().mean()
 
 
+def starved_share(share_C: Tensor, even_C: Tensor) -> Tensor:
+    """Share of the cut's nodes that received less than a tenth of their even load. 0 is best."""
+    return (share_C < even_C / 10).double().mean()
+
+
 STATISTICS = {
     "cv": cv,
     "max_violation": max_violation,
+    "min_violation": min_violation,
     "entropy": normalised_entropy,
+    "effective": effective_share,
+    "gini": gini,
     "dead": dead_share,
+    "starved": starved_share,
 }
-LARGER_IS_BETTER = frozenset({"entropy"})
+LARGER_IS_BETTER = frozenset({"entropy", "effective"})
+# What a run tells of every level; of the rest it tells the experts' alone, or its keys would be too
+# many to find one.
+ON_LEVELS = ("cv", "max_violation", "entropy", "dead")
 DROPPED = "dropped/expert"
 
 
+def level_statistics(load_E: Tensor, tree: Tree) -> dict[str, list[float]]:
+    """All statistics of all levels: {"cv": [of level 0, of level 1, ...], ...}."""
+    shares = [cut_shares(load_E, tree, level) for level in range(tree.num_levels)]
+    return {
+        name: [statistic(*share).item() for share in shares]
+        for name, statistic in STATISTICS.items()
+    }
+
+
 def load_statistics(load_E: Tensor, tree: Tree) -> dict[str, float]:
-    """All statistics at all levels: {"cv/level_0": ..., "cv/expert": ...}.
+    """What a run tells: {"cv/level_0": ..., "cv/expert": ..., "gini/expert": ...}.
 
     "expert" is the cut through all experts, the same question on every tree; on the last level
     the two coincide.
     """
     result = {}
-    levels = [(f"level_{level}", level) for level in range(tree.num_levels)]
-    for name, level in [*levels, ("expert", tree.num_levels - 1)]:
-        share_C, even_C = cut_shares(load_E, tree, level)
-        for key, statistic in STATISTICS.items():
-            result[f"{key}/{name}"] = statistic(share_C, even_C).item()
+    for name, values in level_statistics(load_E, tree).items():
+        if name in ON_LEVELS:
+            result |= {f"{name}/level_{level}": value for level, value in enumerate(values)}
+        result[f"{name}/expert"] = values[-1]
     return result
 
 

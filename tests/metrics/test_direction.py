@@ -17,6 +17,8 @@ KNOWN = {
     "val/load/cv/expert": "minimize",
     "val/load/max_violation/expert": "minimize",
     "val/load/entropy/expert": "maximize",
+    "val/load/effective/expert": "maximize",
+    "val/load/gini/expert": "minimize",
     "val/load/dead/expert": "minimize",
     "val/load/cv/level_0": "minimize",
     "val/load/entropy/level_12": "maximize",
@@ -55,8 +57,10 @@ def test_an_unknown_metric_is_answered_with_the_nearest(metric: str, hint: str) 
     message = (
         f"objectives: '{metric}' is not a metric of the validation set. Known are "
         "val/loss, val/bits_per_byte, val/mse, val/accuracy, val/load/cv/expert, "
-        "val/load/max_violation/expert, val/load/entropy/expert, val/load/dead/expert, "
-        f"val/load/dropped/expert; load metrics also end in /level_<n>.{hint}"
+        "val/load/max_violation/expert, val/load/min_violation/expert, val/load/entropy/expert, "
+        "val/load/effective/expert, val/load/gini/expert, val/load/dead/expert, "
+        "val/load/starved/expert, val/load/dropped/expert; cv, max_violation, entropy, dead "
+        f"also end in /level_<n>.{hint}"
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         direction(metric)
@@ -70,6 +74,7 @@ def test_an_unknown_metric_is_answered_with_the_nearest(metric: str, hint: str) 
         "val/loss/level_0",
         "val/load/cv/level_0/x",
         "val/load/cv/level_x",
+        "val/load/gini/level_0",
     ],
 )
 def test_what_is_not_measured_on_the_validation_set_is_no_objective(metric: str) -> None:

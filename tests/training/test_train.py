@@ -20,11 +20,13 @@ from hmoe.training import Learner, assemble, provenance, train
 from hmoe.training.checkpoints import latest
 from tests.tiny import RUN, curve, events, train_in
 
-STATISTICS = ("cv", "max_violation", "entropy", "dead")
+ON_LEVELS = ("cv", "max_violation", "entropy", "dead")
+STATISTICS = (*ON_LEVELS, "min_violation", "effective", "gini", "starved")
 
 
 def loads(split, levels):
-    found = {f"{split}/load/{s}/{level}" for s in STATISTICS for level in (*levels, "expert")}
+    found = {f"{split}/load/{s}/{level}" for s in ON_LEVELS for level in levels}
+    found |= {f"{split}/load/{s}/expert" for s in STATISTICS}
     return found | {f"{split}/load/dropped/expert"}
 
 
