@@ -9,6 +9,8 @@ from pathlib import Path
 from hmoe.config import plain_values
 from hmoe.errors import ConfigError
 
+_PORT = 5000
+
 
 def report(overrides: Sequence[str]) -> int:
     """Write the report of a study from MLflow again; paper=true adds figures for print."""
@@ -50,7 +52,7 @@ def repro(words: Sequence[str]) -> int:
 
 def ui(overrides: Sequence[str]) -> int:
     """Open MLflow on this machine."""
-    options = plain_values(overrides, {"runs": "runs", "port": 5000})
+    options = plain_values(overrides, {"runs": "runs", "port": _PORT})
     if not isinstance(options["port"], int):
         raise ConfigError(f"port = {options['port']}: expected a whole number.")
     from hmoe.tracking import serve
@@ -60,19 +62,25 @@ def ui(overrides: Sequence[str]) -> int:
 
 def publish(runs: Path, name: str, *, paper: bool = False) -> int:
     """Write the report, put the answer on the parent run, and say where to look."""
-    from hmoe.report import answer, pareto_front, write_report
-    from hmoe.tracking import Store, read_study
+    from hmoe.report import answer, answer_list, means, pareto_front, write_report
+    from hmoe.tracking import Store, links, read_study
 
     page = write_report(runs, name, Path("reports") / name, paper=paper)
     study = read_study(runs, name)
-    front, told = pareto_front(study), answer(study)
-    note = f"{told}\n\nBest commands:\n\n"
+    front = pareto_front(study)
+    note = f"{answer_list(study)}\n\nBest commands:\n\n"
     note += "".join(f"    {run.command}\n" for run in front)
     note += f"\nReport: {page}, also the artifact report/{page.name}."
-    Store(runs).set_answer(study.id, note=note, pareto=[r.id for r in front], report=page.parent)
-    print(told)
+    Store(runs).set_answer(
+        study.id,
+        note=note,
+        pareto=[run.id for run in front],
+        means=means(study),
+        report=page.parent,
+    )
+    print(answer(study))
     print(f"report: {page}")
-    print("runs:   make ui, then http://127.0.0.1:5000")
+    print(f"runs:   make ui, then {links(runs, _PORT)[name][0]}")
     return 0
 
 

@@ -3,9 +3,17 @@
 Reads what tracking stored; knows nothing of models or training. Everything but `page` is pure.
 """
 
-from hmoe.report.answer import answer
+from hmoe.report.answer import answer, answer_list, means
 from hmoe.report.comparison import find_side, print_comparison
 from hmoe.report.page import write_report
 from hmoe.report.tables import pareto_front
 
-__all__ = ["answer", "find_side", "pareto_front", "print_comparison", "write_report"]
+__all__ = [
+    "answer",
+    "answer_list",
+    "find_side",
+    "means",
+    "pareto_front",
+    "print_comparison",
+    "write_report",
+]

@@ -184,8 +184,8 @@ def looked(study: Study) -> str:
     )
 
 
-def sentence(rows: list[PairRow], looked: str) -> str:
-    """All verdicts in one sentence; `looked` is what `looked` says of their study."""
+def told(rows: list[PairRow], looked: str) -> tuple[str, list[tuple[str, list[str]]]]:
+    """On what the verdicts rest, and for each metric what is said of it, and the verdicts."""
     seeds = sorted({len(row.seeds) for row in rows})
     number_of = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
     waiting = any(len(row.seeds) + len(row.lost) < row.planned for row in rows)
@@ -199,9 +199,9 @@ def sentence(rows: list[PairRow], looked: str) -> str:
     parts = []
     for metric in dict.fromkeys(row.metric for row in rows):
         own = [row for row in rows if row.metric == metric]
-        told = ", ".join(f"{row.arm} is {verdict_words(row)}{_difference(row)}" for row in own)
-        parts.append(f"in {own[0].unit} (margin {own[0].margin:g}) {told}")
-    return f"{head}: {'; '.join(parts)}."
+        words = [f"{row.arm} is {verdict_words(row)}{_difference(row)}" for row in own]
+        parts.append((f"in {own[0].unit} (margin {own[0].margin:g})", words))
+    return head, parts
 
 
 def membership(study: Study) -> dict[str, float]:

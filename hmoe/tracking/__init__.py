@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         study_names,
     )
     from hmoe.tracking.store import Store
-    from hmoe.tracking.ui import serve, ui_command
+    from hmoe.tracking.ui import links, serve, ui_command
 
 __all__ = [
     "Confirmation",
@@ -46,6 +46,7 @@ __all__ = [
     "Store",
     "Study",
     "find_run",
+    "links",
     "read_study",
     "run_folder_of",
     "serve",
@@ -58,6 +59,7 @@ __all__ = [
 _HOMES = {
     "Follower": "follow",
     "Store": "store",
+    "links": "ui",
     "serve": "ui",
     "ui_command": "ui",
     "with_history": "history",

@@ -10,18 +10,21 @@ import os
 import platform
 import re
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from numpy.typing import NDArray
 
 from hmoe.errors import ConfigError, nearest
 from hmoe.files import write_atomically
 from hmoe.tracking.client import PARENT, artifact_root, open_client, search
 from hmoe.tracking.events import Bookmark, new_events
+from hmoe.tracking.images import log_images
 from hmoe.tracking.record import (
     STATUS,
     as_text,
@@ -32,6 +35,7 @@ from hmoe.tracking.record import (
     result_tags,
 )
 from hmoe.tracking.redact import redact, redact_command
+from hmoe.tracking.views import set_views
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _RUN_ID = "mlflow_run_id"
@@ -107,6 +111,7 @@ class Store:
         else:
             run_id = self._client.create_run(experiment, run_name=study).info.run_id
         self._set(run_id, tags=all_tags, params=params or {})
+        set_views(self._client, run_id, confirmed=False)
         return run_id
 
     def start_run(
@@ -169,6 +174,12 @@ class Store:
                 mark.save(folder)
         return sent
 
+    def log_images(
+        self, run_id: str, key: str, images: Iterable[tuple[int, NDArray[np.uint8]]]
+    ) -> int:
+        """Add images along the steps of a run; see `hmoe.tracking.images`. Returns how many."""
+        return log_images(self._client, run_id, key, images, round(1000 * time.time()))
+
     def finish(self, run_id: str, folder: Path, *, state: str, reason: str | None = None) -> None:
         """Close a run: the rest of its events, its result if it has one, its state.
 
@@ -208,20 +219,32 @@ class Store:
         self._client.set_terminated(run_id, STATUS[state])
 
     def set_answer(
-        self, parent: str, *, note: str, pareto: Collection[str], report: Path | None = None
+        self,
+        parent: str,
+        *,
+        note: str,
+        pareto: Collection[str],
+        means: Mapping[str, float] | None = None,
+        report: Path | None = None,
     ) -> None:
         """Put the answer of a study on its parent run and mark the children on the Pareto front.
 
         Args:
             note: markdown shown by MLflow beside the run.
             pareto: ids of the runs on the front; all other children are marked as not on it.
+            means: by "metric/arm" the number of an arm; kept as the parent's metric "answer/...".
             report: folder to keep as the artifact "report".
         """
         self._set(parent, tags={"mlflow.note.content": note})
+        now = round(1000 * time.time())
+        self._log(parent, [Metric(f"answer/{k}", v, now, 0) for k, v in (means or {}).items()])
         experiment = self._client.get_run(parent).info.experiment_id
-        for run in search(self._client, [experiment], f"tags.`{PARENT}` = '{parent}'"):
+        children = list(search(self._client, [experiment], f"tags.`{PARENT}` = '{parent}'"))
+        for run in children:
             on_front = json.dumps(run.info.run_id in pareto)
             self._client.set_tag(run.info.run_id, "hmoe.pareto", on_front)
+        kinds = {run.data.tags.get("hmoe.kind") for run in children}
+        set_views(self._client, parent, confirmed="confirm" in kinds)
         if report is not None:
             self._client.log_artifacts(parent, str(report), "report")
 

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from hmoe.errors import ConfigError
-from hmoe.tracking.client import artifact_root, check_store, tracking_uri
+from hmoe.tracking.client import artifact_root, check_store, open_client, tracking_uri
+from hmoe.tracking.views import view_places
 
 _HOST = "127.0.0.1"
 _LAST_PORT = 65535
@@ -28,6 +29,17 @@ def ui_command(runs: Path, port: int) -> list[str]:
     ]
 
 
+def links(runs: Path, port: int) -> dict[str, list[str]]:
+    """By study, newest first, the addresses of its views on a server of that port."""
+    experiments = open_client(runs).search_experiments()  # newest first
+    found = {e.name: view_places(e.experiment_id, e.tags).values() for e in experiments}
+    return {
+        name: [f"http://{_HOST}:{port}/{place}" for place in places]
+        for name, places in found.items()
+        if places
+    }
+
+
 def serve(runs: Path, port: int) -> int:
     """Show the runs until interrupted; returns the server's exit status, 0 after Ctrl-C.
 
@@ -45,6 +57,9 @@ def serve(runs: Path, port: int) -> int:
         free = next((p for p in range(port + 1, _LAST_PORT + 1) if _is_free(p)), None)
         hint = f" port={free} is free." if free else ""
         raise ConfigError(f"port = {port}: another program listens there.{hint}")
+    for study, addresses in links(runs, port).items():
+        print(f"{study}: {addresses[0]}")
+    print("More ways to look at a study are in the menu of the page's upper right.", flush=True)
     process = subprocess.Popen(ui_command(runs, port), env=os.environ | _ENVIRONMENT)
     try:
         return process.wait()

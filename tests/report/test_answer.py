@@ -2,7 +2,7 @@
 
 import re
 
-from hmoe.report import answer
+from hmoe.report import answer, answer_list, means
 from hmoe.tracking import Objective
 from tests.report.hand import BALANCE, make_run, make_study
 
@@ -27,6 +27,30 @@ def test_the_sentence_by_hand():
         "this rests on 2 seeds per arm, so the order is a lead and not a finding until it is "
         "confirmed on fresh seeds."
     )
+
+
+def test_the_list_has_a_line_for_each_arm():
+    runs = [make_run("flat", 2.5, seed=0), make_run("tree", 2.0, seed=0)]
+    assert answer_list(make_study(runs)).splitlines() == [
+        "**Exploratory**",
+        "",
+        "- by mean val/loss (lower is better) the order is",
+        "    - tree 2 (best 2, n = 1)",
+        "    - flat 2.500 (best 2.500, n = 1)",
+        "- this rests on 1 seed per arm, so the order is a lead and not a finding until it is "
+        "confirmed on fresh seeds",
+    ]
+
+
+def test_means_are_of_trials_until_runs_confirm_and_then_of_those_alone():
+    runs = [make_run("flat", 2.0, 0.4), make_run("flat", 4.0, 0.6, seed=1), make_run("dense", 3.0)]
+    assert means(make_study(runs)) == {
+        "val/loss/flat": 3.0,
+        "val/loss/dense": 3.0,
+        "val/load/cv/expert/flat": 0.5,
+    }
+    sure = make_run("flat", kind="confirm", seed=9, metrics={"final/test/loss": 2.25})
+    assert means(make_study([*runs, sure])) == {"test/loss/flat": 2.25}
 
 
 def test_the_order_follows_the_direction():

@@ -4,7 +4,7 @@ import pytest
 
 from hmoe.report import answer
 from hmoe.report.page import html
-from hmoe.report.verdicts import confirm_runs, membership, pair_rows, sentence
+from hmoe.report.verdicts import confirm_runs, membership, pair_rows
 from hmoe.tracking import Confirmation, Contract, Objective
 from tests.report.hand import BALANCE, QUALITY, make_run, make_study
 
@@ -138,10 +138,8 @@ def test_seeds_that_were_lost_are_told():
     study = study_of(*flat, *tree, dead, seeds=4)
     (row,) = pair_rows(study)
     assert (row.seeds, row.lost, row.planned) == ((100, 101, 102), (103,), 4)
-    assert sentence([row], "").endswith(", 1 seed lost).")
-    assert sentence([row], "").startswith(
-        "Confirmed on 3 fresh"
-    )  # all that were planned have ended
+    assert answer(study).endswith(", 1 seed lost).")
+    assert answer(study).startswith("Confirmed on 3 fresh")  # all that were planned have ended
 
 
 def test_without_confirming_runs_the_answer_stays_exploratory():

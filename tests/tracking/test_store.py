@@ -325,8 +325,11 @@ def test_the_answer_marks_children_and_keeps_the_report(store, client, tmp_path)
     report = tmp_path / "report"
     report.mkdir()
     (report / "report.html").write_text("<p>")
-    store.set_answer(parent, note="So it is.", pareto=[ids[1]], report=report)
+    store.set_answer(
+        parent, note="So it is.", pareto=[ids[1]], means={"val/loss/flat": 1.5}, report=report
+    )
     assert client.get_run(parent).data.tags["mlflow.note.content"] == "So it is."
+    assert client.get_run(parent).data.metrics == {"answer/val/loss/flat": 1.5}
     assert [client.get_run(i).data.tags["hmoe.pareto"] for i in ids] == ["false", "true"]
     place = store.runs / "mlartifacts" / "s" / parent / "artifacts" / "report"
     assert (place / "report.html").read_text() == "<p>"
