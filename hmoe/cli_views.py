@@ -62,13 +62,13 @@ def ui(overrides: Sequence[str]) -> int:
 
 def publish(runs: Path, name: str, *, paper: bool = False) -> int:
     """Write the report, put the answer on the parent run, and say where to look."""
-    from hmoe.report import answer, answer_list, means, pareto_front, write_report
+    from hmoe.report import answer, means, pareto_front, write_report
     from hmoe.tracking import Store, links, read_study
 
     page = write_report(runs, name, Path("reports") / name, paper=paper)
     study = read_study(runs, name)
     front = pareto_front(study)
-    note = f"{answer_list(study)}\n\nBest commands:\n\n"
+    note = f"{answer(study)}\n\nBest commands:\n\n"
     note += "".join(f"    {run.command}\n" for run in front)
     note += f"\nReport: {page}, also the artifact report/{page.name}."
     Store(runs).set_answer(

@@ -18,6 +18,7 @@ from hmoe.report.tables import (
     spread,
     value,
 )
+from hmoe.report.words import metric_words
 from hmoe.statistics import MOST_MORE_SEEDS, Judgement, Pair, front_membership, judge
 from hmoe.tracking import Confirmation, Objective, Run, Study
 
@@ -44,10 +45,6 @@ class PairRow:
     lost: tuple[int, ...]
     planned: int
     judgement: Judgement
-
-    @property
-    def unit(self) -> str:
-        return self.metric.removeprefix("test/").replace("_", " ")
 
     @property
     def won(self) -> str:
@@ -184,8 +181,8 @@ def looked(study: Study) -> str:
     )
 
 
-def told(rows: list[PairRow], looked: str) -> tuple[str, list[tuple[str, list[str]]]]:
-    """On what the verdicts rest, and for each metric what is said of it, and the verdicts."""
+def told(rows: list[PairRow], looked: str) -> tuple[str, list[str]]:
+    """On what the verdicts rest, and a line for each; `looked` is what `looked` says of them."""
     seeds = sorted({len(row.seeds) for row in rows})
     number_of = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
     waiting = any(len(row.seeds) + len(row.lost) < row.planned for row in rows)
@@ -196,12 +193,10 @@ def told(rows: list[PairRow], looked: str) -> tuple[str, list[tuple[str, list[st
         head = looked
     else:
         head = f"Confirmed on {number_of} fresh paired seed{'' if seeds == [1] else 's'}"
-    parts = []
-    for metric in dict.fromkeys(row.metric for row in rows):
-        own = [row for row in rows if row.metric == metric]
-        words = [f"{row.arm} is {verdict_words(row)}{_difference(row)}" for row in own]
-        parts.append((f"in {own[0].unit} (margin {own[0].margin:g})", words))
-    return head, parts
+    return head, [
+        f"{row.arm}, {metric_words(row.metric)}: {verdict_words(row)} ({_difference(row)})"
+        for row in rows
+    ]
 
 
 def membership(study: Study) -> dict[str, float]:
@@ -227,8 +222,11 @@ def membership(study: Study) -> dict[str, float]:
 
 
 def _difference(row: PairRow) -> str:
-    lost = f", {count(len(row.lost), 'seed')} lost" if row.lost else ""
-    return f" ({row.interval}{lost})" if row.judgement.estimate else lost
+    parts = [row.interval] if row.judgement.estimate else []
+    parts.append(f"margin {row.margin:g}")
+    if row.lost:
+        parts.append(f"{count(len(row.lost), 'seed')} lost")
+    return ", ".join(parts)
 
 
 def _declared(study: Study, confirmation: Confirmation) -> list[str]:

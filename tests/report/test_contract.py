@@ -26,13 +26,21 @@ def test_contract_by_hand():
     assert check is not None
     assert (check.reference, check.reference_name) == (1000, "ref")
     assert {row.arm: row.deviation and round(row.deviation, 6) for row in check.rows} == {
-        "ref": -0.01,
+        "ref": 0.0,
         "near": 0.02,
         "far": -0.03,
         "none": None,
     }
     assert [row.arm for row in check.broken] == ["far"]
     assert contract_check(make_study(runs, contract=None)) is None
+
+
+def test_the_reference_is_never_called_off_from_itself():
+    # Seconds are measured: 80 and 120 lie 20 % from their own mean.
+    runs = [make_run("ref", seed=i, cost={"seconds": x}) for i, x in enumerate((80, 120))]
+    check = contract_check(make_study(runs, contract=Contract("seconds", "ref", 0.1)))
+    assert check is not None
+    assert (check.rows[0].deviation, check.broken) == (0.0, ())
 
 
 def test_a_contract_may_have_a_number_and_another_cost():
