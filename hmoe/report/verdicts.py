@@ -4,7 +4,9 @@ Only runs made to confirm count here, on the test set: an objective "val/loss" i
 "test/loss". A pair rests on the seeds that both arms completed.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import comb
 
 import numpy as np
 
@@ -56,6 +58,31 @@ class PairRow:
     def interval(self) -> str:
         found = self.judgement.estimate
         return interval(found.mean, found.low, found.high) if found else interval(None)
+
+
+@dataclass(frozen=True)
+class Membership:
+    """Share of resamples of the seeds in which an arm's mean lies on the Pareto front.
+
+    Attributes:
+        shares: by arm.
+        left_out: confirmed arms that lack an objective.
+        num_seeds: seeds that were drawn from.
+    """
+
+    shares: Mapping[str, float]
+    left_out: tuple[str, ...]
+    num_seeds: int
+
+    @property
+    def distinct(self) -> int:
+        """Resamples that differ: as many as ways to draw n of n seeds, with repetition."""
+        return comb(2 * self.num_seeds - 1, self.num_seeds)
+
+    @property
+    def few(self) -> bool:
+        """Whether those are so few that a share is coarser than the draws suggest."""
+        return self.distinct < _RESAMPLES
 
 
 def confirm_runs(study: Study) -> list[Run]:
@@ -199,26 +226,28 @@ def told(rows: list[PairRow], looked: str) -> tuple[str, list[str]]:
     ]
 
 
-def membership(study: Study) -> dict[str, float]:
-    """Share of resamples of the seeds in which an arm's mean lies on the Pareto front.
+def membership(study: Study) -> Membership | None:
+    """How often each confirmed arm lies on the Pareto front; None without two arms or two seeds.
 
     Arms that lack an objective, such as a dense control, take no part; the seeds are those that all
-    others completed. Empty without two arms or two seeds.
+    others completed.
     """
     quality, balance = quality_of(study), balance_of(study)
     if quality is None or balance is None:
-        return {}
+        return None
+    confirmed = confirm_runs(study)
     found: dict[str, dict[int, tuple[float, float]]] = {}
-    for run in confirm_runs(study):
+    for run in confirmed:
         q, b = tested(run, quality), tested(run, balance)
         if q is not None and b is not None and run.seed is not None:
             found.setdefault(run.arm, {})[run.seed] = (cost_of(q, quality), cost_of(b, balance))
     shared = sorted(set.intersection(*map(set, found.values()))) if found else []
     if len(found) < 2 or len(shared) < 2:
-        return {}
+        return None
     values = np.array([[points[seed] for seed in shared] for points in found.values()])
     shares = front_membership(values, num_resamples=_RESAMPLES, seed=0)
-    return dict(zip(found, shares.tolist(), strict=True))
+    others = dict.fromkeys(run.arm for run in confirmed if run.arm not in found)
+    return Membership(dict(zip(found, shares.tolist(), strict=True)), tuple(others), len(shared))
 
 
 def _difference(row: PairRow) -> str:

@@ -168,7 +168,14 @@ def test_membership_of_the_front():
     even = confirming("even", 5.0, 5.0, 5.0, loads=[0.1] * 3)
     dense = confirming("dense", 0.0, 0.0, 0.0)
     study = study_of(*FLAT, *tree, *even, *dense)
-    assert membership(study) == {"flat": 0, "tree": 1, "even": 1}
+    found = membership(study)
+    assert found.shares == {"flat": 0, "tree": 1, "even": 1}
+    assert (found.left_out, found.num_seeds) == (("dense",), 3)
+    # aaa, bbb, ccc, six of two seeds, and abc.
+    assert (found.distinct, found.few) == (10, True)
+    text = html(study)
+    assert "Left out, for lack of the second objective: dense." in text
+    assert "Of 3 seeds there are only 10 different resamples" in text
     higher = (QUALITY, Objective("val/load/cv/expert", "maximize"))
-    assert membership(study_of(*FLAT, *tree, objectives=higher)) == {"flat": 1, "tree": 1}
-    assert membership(study_of(*FLAT)) == {}
+    assert membership(study_of(*FLAT, *tree, objectives=higher)).shares == {"flat": 1, "tree": 1}
+    assert membership(study_of(*FLAT)) is None
