@@ -28,8 +28,8 @@ def side(name: str, *losses: float, first: int = 0, **changes) -> Side:
     return Side(name, tuple(runs))
 
 
-def shown(a: Side, b: Side) -> str:
-    console = Console(width=200, record=True, file=io.StringIO())
+def shown(a: Side, b: Side, width: int = 200) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
     print_comparison(console, a, b)
     return console.export_text()
 
@@ -88,6 +88,32 @@ def test_differences_between_trials_are_called_what_they_are():
     assert lead not in shown(
         side("a", 1.0, 2.0, kind="confirm"), side("b", 1.5, 2.2, kind="confirm")
     )
+
+
+def test_a_comparison_fits_100_columns_whole():
+    long = {"final/val/load/max_violation/expert": 0.25}
+    a = side("hierarchy/flat", 2.888, 2.9, 3.0, metrics=long, kind="confirm")
+    b = side("hierarchy/two_level", 2.9, 2.96, 3.1, first=1, kind="confirm")
+    more = make_run("b", 3.0, seed=9, metrics=long, kind="confirm")
+    b = Side(b.name, (*b.runs, more))
+    text = shown(a, b, width=100)
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 100
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert "A: hierarchy/flat, 3 confirmation runs" in lines
+    assert "An arm stands for its confirmation runs, or without any for its trials." in lines
+    assert "A (n = 3) B (n = 4) B - A [95 %] (n = 2)" in lines
+    # Seeds 1 and 2: 2.9 - 2.9 and 2.96 - 3.0, half the interval 12.706 x 0.02 = 0.254.
+    assert any(x.endswith("\u22120.02 [\u22120.27, +0.23]") for x in lines if "val/loss" in x)
+    # One run of B alone has the metric; its number is told where it is not the heading's.
+    assert any(x.startswith("val/load/max_violation/expert 0.2500") for x in lines)
+    assert any("0.2500 (n = 1)" in x for x in lines)
+    assert "B off A: the share of A by which B spent more (+) or less." in lines
+
+
+def test_a_narrow_terminal_cuts_no_name():
+    long = {"final/val/load/max_violation/expert": 0.25}
+    text = shown(side("a", 1.0, metrics=long), side("b", 2.0, metrics=long), width=30)
+    assert "val/load/max_violation/expert" in text
 
 
 # ------------------------------------------------------------------- found by name
