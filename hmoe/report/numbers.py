@@ -48,6 +48,8 @@ def plus_minus(mean: float | None, sd: float | None) -> str:
 
 def p_value(value: float) -> str:
     """0.07775 as 0.078; what is below 0.001 as that."""
+    if math.isnan(value):
+        return NOTHING
     return f"{value:.3f}" if value >= 0.0005 else "< 0.001".replace(" ", THIN)
 
 
@@ -57,6 +59,23 @@ def percent(value: float | None, *, signed: bool = False) -> str:
         return NOTHING
     sign = _MINUS if value < 0 else "+" if signed and value > 0 else ""
     return f"{sign}{abs(100 * value):.2f}{THIN}%"
+
+
+def share(value: float) -> str:
+    """0.613 as 61 %, for sentences; only nothing is 0 % and only all is 100 %."""
+    whole = round(100 * value)
+    if whole == 0 and value > 0:
+        return f"less than 1{THIN}%"
+    if whole == 100 and value < 1:
+        return f"more than 99{THIN}%"
+    return f"{whole}{THIN}%"
+
+
+def decimals(value: float | None) -> str:
+    """Numbers of everyday size side by side: 0.05 as 0.050; what rounds to 0 has no sign."""
+    if value is None or math.isnan(value):
+        return NOTHING
+    return f"{value:z.3f}".replace("-", _MINUS)
 
 
 def duration(seconds: float | None) -> str:

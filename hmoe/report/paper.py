@@ -1,5 +1,6 @@
 """Figures for a paper: SVG files by matplotlib, in the colours and signs of the page."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hmoe.report.tables import (
 from hmoe.report.verdicts import PairRow, confirm_runs, cross, forest_panels
 from hmoe.tracking import Study
 
-_WIDTH = 5.5  # inches, the width of a column in most templates
+WIDTH = 5.5  # inches, the width of a column in most templates
 _SIGNS = {  # plotly's names of signs to matplotlib's
     "circle": "o",
     "square": "s",
@@ -44,11 +45,17 @@ _STYLE = {
 
 def write_paper(study: Study, out: Path) -> list[Path]:
     """Write forest.svg and pareto.svg, as far as the study has them; returns their paths."""
+    return write_figures({"forest": lambda: _forest(study), "pareto": lambda: _pareto(study)}, out)
+
+
+def write_figures(drawings: Mapping[str, Callable[[], Any]], out: Path) -> list[Path]:
+    """Draw and write figures by their names, those that are not None; returns their paths."""
     import matplotlib
 
     written = []
     with matplotlib.rc_context(_STYLE):
-        for name, figure in (("forest", _forest(study)), ("pareto", _pareto(study))):
+        for name, draw in drawings.items():
+            figure = draw()
             if figure is not None:
                 out.mkdir(parents=True, exist_ok=True)
                 written.append(out / f"{name}.svg")
@@ -56,11 +63,11 @@ def write_paper(study: Study, out: Path) -> list[Path]:
     return written
 
 
-def _figure(panels: int, height: float) -> tuple[Any, list[Any]]:
+def empty_figure(panels: int, height: float) -> tuple[Any, list[Any]]:
     """A figure that no window shows, and its panels, one under the other."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, list(figure.subplots(panels, 1, squeeze=False)[:, 0])
 
 
@@ -69,7 +76,7 @@ def _forest(study: Study) -> Any:
     if not panels:
         return None
     height = sum(0.45 * len(rows) + 0.8 for rows in panels.values())
-    figure, places = _figure(len(panels), height)
+    figure, places = empty_figure(len(panels), height)
     for axes, rows in zip(places, panels.values(), strict=True):
         _forest_panel(axes, study, rows)
     return figure
@@ -89,12 +96,12 @@ def _forest_panel(axes: Any, study: Study, rows: list[PairRow]) -> None:
             [inner.low, inner.high], [y, y], color=look.colour, linewidth=4, solid_capstyle="butt"
         )
         axes.errorbar(found.mean, y, xerr=half, fmt=sign, color=look.colour, capsize=3)
-    labels = [f"{_text(row.arm)}\n{row.judgement.verdict}" for row in rows]
+    labels = [f"{plain(row.arm)}\n{row.judgement.verdict}" for row in rows]
     axes.set_yticks(range(len(rows)), labels)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     side = "left" if rows[0].minimised else "right"
     axes.set_xlabel(
-        f"{_text(rows[0].metric)}: difference to {_text(rows[0].reference)} ({side} is better)"
+        f"{plain(rows[0].metric)}: difference to {plain(rows[0].reference)} ({side} is better)"
     )
 
 
@@ -103,35 +110,35 @@ def _pareto(study: Study) -> Any:
     front = pareto_front(study)
     if quality is None or balance is None or not front:
         return None
-    figure, (axes,) = _figure(1, 3.6)
+    figure, (axes,) = empty_figure(1, 3.6)
     for row in arm_rows(study):
         if row.balance is None and row.quality:
             paint, mean = look_of(study, row.arm).colour, row.quality.mean
-            axes.axhline(mean, color=paint, linestyle="--", linewidth=1, label=_text(row.arm))
+            axes.axhline(mean, color=paint, linestyle="--", linewidth=1, label=plain(row.arm))
     alpha = 0.25 if confirm_runs(study) else 0.8
     for arm in arms(study):
         look, own = look_of(study, arm), [run for run in trials(study) if run.arm == arm]
         both = [(value(run, balance), value(run, quality)) for run in own]
         points = [(x, y) for x, y in both if x is not None and y is not None]
         if points:
-            name = None if confirm_runs(study) else _text(arm)
+            name = None if confirm_runs(study) else plain(arm)
             style = {"color": look.colour, "alpha": alpha, "markersize": 4, "label": name}
             axes.plot(*zip(*points, strict=True), _SIGNS[look.sign], **style)
     for arm in arms(study):
         if found := cross(study, arm):
             x, y, _ = found
             look = look_of(study, arm)
-            style = {"color": look.colour, "label": _text(arm)}
+            style = {"color": look.colour, "label": plain(arm)}
             axes.errorbar(x.mean, y.mean, y.sd, x.sd, _SIGNS[look.sign], **style)
     steps = "steps-post" if balance.minimised else "steps-pre"
     stair = [(value(run, balance), value(run, quality)) for run in front]
     axes.plot(*zip(*stair, strict=True), color=INK, linewidth=1, drawstyle=steps)
-    axes.set_xlabel(f"{_text(balance.metric)} ({better(balance)})")
-    axes.set_ylabel(f"{_text(quality.metric)} ({better(quality)})")
+    axes.set_xlabel(f"{plain(balance.metric)} ({better(balance)})")
+    axes.set_ylabel(f"{plain(quality.metric)} ({better(quality)})")
     axes.legend(frameon=False)
     return figure
 
 
-def _text(text: str) -> str:
+def plain(text: str) -> str:
     """Text from a user: matplotlib would read what stands between dollar signs as mathematics."""
     return text.replace("$", r"\$")
