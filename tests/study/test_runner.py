@@ -18,7 +18,7 @@ import pytest
 from hmoe.errors import ConfigError
 from hmoe.study import SweepInterruptedError, load_sweep, plan_arms, run_sweep
 from hmoe.study.runner import Progress, Work
-from hmoe.study.search import Search
+from hmoe.study.search import Search, place_of
 from hmoe.tracking import Store
 from hmoe.training import held
 from tests.stores import (
@@ -235,7 +235,7 @@ def test_a_trial_that_fails_is_told_with_its_reason_and_the_sweep_goes_on(tmp_pa
     assert any("selection.beam=1: no such key" in reason for reason in failed.values())
     _, children = mlflow_runs(tmp_path, "tiny")
     told = {run.info.run_name: run.data.tags.get("hmoe.reason", "") for run in children}
-    assert told == {f"{arm}-{slot}": reason for (arm, slot), reason in reasons.items()}
+    assert told == {place_of(arm, slot): reason for (arm, slot), reason in reasons.items()}
     assert shown[-1].done_jobs == 8
 
 
