@@ -121,7 +121,7 @@ def publish(runs: Path, name: str, *, paper: bool = False, tokens: int = 0) -> i
     Args:
         tokens: to inspect the confirmed runs on that were not inspected yet; 0 inspects none.
     """
-    from hmoe.report import answer, answer_list, means, pareto_front, write_report
+    from hmoe.report import answer, means, pareto_front, write_report
     from hmoe.tracking import Store, links, read_study
 
     study = read_study(runs, name)
@@ -129,7 +129,7 @@ def publish(runs: Path, name: str, *, paper: bool = False, tokens: int = 0) -> i
     out = Path("reports") / name
     page = write_report(runs, name, out, paper=paper, inspections=inspections)
     front = pareto_front(study)
-    note = f"{answer_list(study)}\n\nBest commands:\n\n"
+    note = f"{answer(study)}\n\nBest commands:\n\n"
     note += "".join(f"    {run.command}\n" for run in front)
     note += f"\nReport: {page}, also the artifact report/{page.name}."
     Store(runs).set_answer(

@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 from mlflow import MlflowClient
 
+from hmoe.study.search import place_of
 from hmoe.study.storage import storage_url
 
 PARENT = "mlflow.parentRunId"
@@ -77,17 +78,17 @@ def assert_every_slot_ended_once(
     children = [run for run in children if run.data.tags["hmoe.kind"] == "trial"]
     assert (parent.info.status, parent.data.tags["hmoe.state"]) == ("FINISHED", "complete")
     names = sorted(run.info.run_name for run in children)
-    assert names == sorted(f"{arm}-{slot}" for arm, slot in planned)
+    assert names == sorted(f"{arm}/trial_{slot:03d}" for arm, slot in planned)
     ends = {run.info.run_name: (run.info.status, run.data.tags["hmoe.state"]) for run in children}
     for trial in final:
-        end = ends[f"{trial.arm}-{trial.slot}"]
+        end = ends[place_of(trial.arm, trial.slot)]
         assert end == (("FINISHED", "complete") if trial.state == "COMPLETE" else end)
         assert (end[0] == "FAILED") == (trial.state == "FAIL")
         assert (end[1] == "pruned") == (trial.state == "PRUNED")
     for arm, slot in planned:
         folder = runs / study / arm / f"trial_{slot:03d}"
         result = folder / "result.json"
-        if ends[f"{arm}-{slot}"][1] == "complete":
+        if ends[place_of(arm, slot)][1] == "complete":
             metrics = json.loads(result.read_text())["metrics"]
             (trial,) = [t for t in final if (t.arm, t.slot) == (arm, slot)]
             assert trial.values[0] == metrics["val/loss"]

@@ -124,9 +124,9 @@ def test_who_follows_a_run_does_not_wait_for_mlflow():
             "em.epoch=3: no such key. Did you mean 'em.epochs'? Allowed there: epochs",
         ),
         ("em em.newton_steps=0", "em.newton_steps = 0: must be at least 1"),
-        ("sweep", "sweep= must be given once; there are frozen_upper, hierarchy"),
+        ("sweep", "sweep= must be given once; there are clothing, frozen_upper, hierarchy"),
         ("sweep sweep=hierarchy sweep=hierarchy", "sweep= must be given once"),
-        ("sweep sweep=hierachy", "Did you mean 'hierarchy'? Sweeps: frozen_upper, hierarchy"),
+        ("sweep sweep=hierachy", "Did you mean 'hierarchy'? Sweeps: clothing, frozen_upper, hierarchy"),
         ("sweep sweep=hierarchy budget.trials=7", "budget.trials=7: must be a multiple of the"),
         ("sweep sweep=hierarchy wrokers=2", "wrokers=2: no such key"),
         ("sweep sweep=hierarchy workers=0", "workers=0: must be greater than or equal to 1"),
@@ -473,12 +473,15 @@ def test_a_run_is_inspected_by_its_name_or_folder_and_kept_in_mlflow(capsys):
     shown = capsys.readouterr().out
     assert "small: 50 tokens of val, step 20" in shown
     assert {"sales", "legal"} <= set(shown.replace("│", " ").split())
-    assert shown.splitlines()[-1] == str(folder / "inspection")
+    assert shown.splitlines()[-1] == str(folder / "inspection" / "organisation.html")
     record = Inspection.load(folder / "inspection")
     assert (record.run, record.arm, record.num_tokens) == ("small", "", 50)
     client = MlflowClient(tracking_uri="sqlite:///runs/mlflow.db")
-    kept = client.list_artifacts((folder / "mlflow_run_id").read_text(), "inspection")
-    assert {Path(file.path).name for file in kept} == {"arrays.npz", "inspection.json"}
+    run_id = (folder / "mlflow_run_id").read_text()
+    kept = {Path(file.path).name for file in client.list_artifacts(run_id, "inspection")}
+    assert {"arrays.npz", "inspection.json", "organisation.html", "README.md", "paper"} == kept
+    images = [file.path for file in client.list_artifacts(run_id, "images")]
+    assert all(any(f"step+{step}+" in image for image in images) for step in (8, 16, 20))
     with pytest.raises(SystemExit) as ended:
         cli.main(["inspect", str(folder), "split=test", "out=elsewhere", "tokens=50"])
     assert ended.value.code == 0

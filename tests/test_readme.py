@@ -90,11 +90,12 @@ def test_a_command_is_understood(command: str, tmp_path: Path) -> None:
     name, *overrides = shlex.split(command)
     if name in ("sweep", "plan", "status", "report", "confirm"):
         sweep = overrides[0].removeprefix("sweep=")
-        assert load_sweep(sweep, [o for o in overrides[1:] if o != "paper=true"]).arms
-    elif name in ("compare", "repro"):
+        own = ("paper=true", "watch=true")
+        assert load_sweep(sweep, [o for o in overrides[1:] if o not in own]).arms
+    elif name in ("compare", "repro", "inspect"):
         wanted = {study: set(load_sweep(study).arms) for study in ("hierarchy",)}
         for place in overrides:
-            study, arm, *_ = place.removeprefix("runs/").split("/")
+            study, arm, *_ = place.removeprefix("runs/").replace("/confirm/", "/").split("/")
             assert arm in wanted[study]
     else:
         (tmp_path / "a.txt").write_text("hierarchy " * 2000)

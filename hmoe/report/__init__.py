@@ -1,9 +1,9 @@
-"""The report room: the runs of a study become tables, figures, one page and one sentence.
+"""The report room: the runs of a study become tables, figures, one page and an answer of few lines.
 
 Reads what tracking stored; knows nothing of models or training. Everything but `page` is pure.
 """
 
-from hmoe.report.answer import answer, answer_list, means
+from hmoe.report.answer import answer, means
 from hmoe.report.comparison import find_side, print_comparison
 from hmoe.report.organisation import frames, views, write_organisation
 from hmoe.report.page import write_report
@@ -11,7 +11,6 @@ from hmoe.report.tables import pareto_front
 
 __all__ = [
     "answer",
-    "answer_list",
     "find_side",
     "frames",
     "means",

@@ -1,10 +1,11 @@
 """The circumstances under which a study's numbers came about: what one needs to judge them."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from hmoe.report.numbers import NOTHING, count, duration, moment
 from hmoe.report.tables import spread, trials
+from hmoe.report.verdicts import confirm_runs
 from hmoe.tracking import Run, Study
 
 _SHORT = 12  # hex digits of a digest that tell it from another
@@ -13,19 +14,30 @@ _SHORT = 12  # hex digits of a digest that tell it from another
 def circumstances(study: Study) -> list[tuple[str, str]]:
     """(name, text) rows. Trials that differ in one of them show all values."""
     runs = trials(study)
-    seconds = spread(run.cost["seconds"] for run in runs if "seconds" in run.cost)
-    each = f", {duration(seconds.mean)} each on average" if seconds else ""
-    took = (study.end_ms - study.start_ms) / 1000 if study.end_ms else None
-    trained = duration(seconds.mean * seconds.n) if seconds else NOTHING
+    confirming = confirm_runs(study)
+    trained = [_trained(runs, "trial")]
+    trained += [_trained(confirming, "confirming run")] if confirming else []
+    took = duration((study.end_ms - study.start_ms) / 1000) if study.end_ms else "still running"
     return [
         ("git commit", _commits(study)),
         ("versions", _all(_versions(run) for run in runs) or NOTHING),
         ("data", _all(_digest(run.tags.get("hmoe.data_sha", "")) for run in runs) or NOTHING),
         ("hardware", _hardware(study)),
         ("started", moment(study.start_ms)),
-        ("duration", duration(took) if took is not None else "still running"),
-        ("training time", f"{trained} in {count(seconds.n if seconds else 0, 'trial')}{each}"),
+        ("active time", f"{duration(active_seconds(study))}, while some run was under way"),
+        ("from beginning to end", took),
+        ("training time", "; ".join(trained)),
     ]
+
+
+def active_seconds(study: Study) -> float:
+    """How long at least one run was under way: a night between search and confirmation is not."""
+    total, until = 0, 0
+    for run in sorted(study.runs, key=lambda run: run.start_ms):
+        if run.end_ms is not None and run.end_ms > until:
+            total += run.end_ms - max(run.start_ms, until)
+            until = run.end_ms
+    return total / 1000
 
 
 def unlike(study: Study) -> list[str]:
@@ -70,6 +82,14 @@ def deviations(study: Study) -> list[str]:
         seeds = ", ".join(str(seed) for seed in sorted(used, key=str))
         found = [*found, f"seeds of the search confirm too: {seeds}"]
     return found
+
+
+def _trained(runs: Sequence[Run], noun: str) -> str:
+    seconds = spread(run.cost["seconds"] for run in runs if "seconds" in run.cost)
+    if seconds is None:
+        return f"{NOTHING} in {count(0, noun)}"
+    told = f"{duration(seconds.mean * seconds.n)} in {count(seconds.n, noun)}"
+    return f"{told}, {duration(seconds.mean)} each on average"
 
 
 def _commits(study: Study) -> str:

@@ -7,19 +7,21 @@ from pathlib import Path
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from hmoe.errors import ConfigError, nearest
 from hmoe.report.contract import QUANTITIES, spent_by
-from hmoe.report.numbers import NOTHING, interval, number, percent, plus_minus
+from hmoe.report.numbers import NOTHING, count, interval, number, percent, plus_minus
 from hmoe.report.tables import Spread, spread
 from hmoe.statistics import Estimate, estimate
-from hmoe.tracking import Run, find_run, read_study, study_names
+from hmoe.tracking import Run, find_run, read_study, stored_name, study_names
 
 # Without a contract seconds, which are measured, need not agree.
 _PROMISED = tuple(quantity for quantity in QUANTITIES if quantity != "seconds")
 _TOLERANCE = 0.02
 _ALPHA = 0.05
+_WIDEST = 1000  # characters of a table
 _NOT_SETTINGS = {"seed"}
 
 
@@ -39,6 +41,13 @@ class Side:
     def by_seed(self) -> dict[int, Run]:
         """The runs that have a seed, which pairs them with those of the other side."""
         return {run.seed: run for run in self.runs if run.seed is not None}
+
+    @property
+    def runs_in_words(self) -> str:
+        """How many runs of which kind, "6 confirmation runs"."""
+        kinds = {run.kind for run in self.runs}
+        nouns = {"confirm": "confirmation run", "trial": "trial"}
+        return count(len(self.runs), nouns.get(kinds.pop(), "run") if len(kinds) == 1 else "run")
 
     @property
     def exploratory(self) -> bool:
@@ -73,23 +82,30 @@ class MetricRow:
 
 
 def find_side(runs: Path, name: str) -> Side:
-    """A run by its name or id, or an arm as study/arm.
+    """A run by its name, id or folder, or an arm as study/arm or by its folder.
 
     Raises:
         ConfigError: there is neither, or nothing of it is complete.
     """
-    study, _, arm = name.rpartition("/")
-    if study in study_names(runs) and arm in (found := read_study(runs, study)).arms:
+    stored = stored_name(runs, name)
+    study, _, arm = stored.rpartition("/")
+    studies = study_names(runs)
+    if stored in studies:
+        own = ", ".join(f"{stored}/{arm}" for arm in read_study(runs, stored).arms)
+        raise ConfigError(f"{name}: a study has many arms; name one: {own}.")
+    if study in studies and arm in (found := read_study(runs, study)).arms:
         complete = [run for run in found.runs if run.arm == arm and run.state == "complete"]
         confirmed = [run for run in complete if run.kind == "confirm"]
         if not complete:
             raise ConfigError(f"{name}: no run of this arm is complete.")
         return Side(name, tuple(confirmed or complete))
     try:
-        return Side(name, (find_run(runs, name),))
+        return Side(name, (find_run(runs, stored),))
     except ConfigError as error:
-        if study not in study_names(runs):
-            raise
+        if study not in studies:
+            arms = [f"{known}/{arm}" for known in studies for arm in read_study(runs, known).arms]
+            near = nearest(stored, arms)
+            raise ConfigError(f"{error}{near and ' Among the arms:'}{near}") from error
         raise ConfigError(
             f"{name}: study {study} has no arm '{arm}' and no run of that name."
             f"{nearest(arm, found.arms)} Arms: {', '.join(found.arms)}."
@@ -146,50 +162,77 @@ def metric_rows(a: Side, b: Side) -> list[MetricRow]:
 
 def print_comparison(console: Console, a: Side, b: Side) -> None:
     """Tables of settings, costs and metrics; in red, what should be equal and is not."""
-    settings = _table("settings that differ", a, b)
+    for letter, side in (("A", a), ("B", b)):
+        console.print(f"{letter}: {side.name}, {side.runs_in_words}", highlight=False)
+    if len(a.runs) > 1 or len(b.runs) > 1:
+        console.print("An arm stands for its confirmation runs, or without any for its trials.")
+    settings = _table("settings that differ", "A", "B")
     for row in setting_rows(a, b):
         settings.add_row(*row)
     console.print(settings)
-    costs = _table("what they spent", a, b, "B off A")
+    costs = _table("what they spent", "A", "B", "B off A")
     spent = cost_rows(a, b)
     for cost in spent:
         off = percent(cost.off, signed=True)
         style = "bold red" if cost.broken else None
         costs.add_row(cost.name, number(cost.a), number(cost.b), off, style=style)
-    console.print(costs)
+    _print_whole(console, costs)
+    console.print("B off A: the share of A by which B spent more (+) or less.")
     if broken := [cost.name for cost in spent if cost.broken]:
         console.print(
             f"not matched on {', '.join(broken)}: what they reached compares budgets too",
             style="bold red",
         )
-    metrics = _table("what they reached", a, b, "B - A on the same seeds [95 %]")
     rows = metric_rows(a, b)
+    paired = max((len(row.difference_S) for row in rows), default=0)
+    metrics = _table(
+        "what they reached",
+        f"A (n = {len(a.runs)})",
+        f"B (n = {len(b.runs)})",
+        f"B - A [95 %] (n = {paired})",
+    )
     for row in rows:
-        metrics.add_row(row.metric, _text(row.a), _text(row.b), _interval(row.difference))
-    console.print(metrics)
+        found = row.difference
+        metrics.add_row(
+            row.metric,
+            _text(row.a, len(a.runs)),
+            _text(row.b, len(b.runs)),
+            interval(found.mean, found.low, found.high) + _other(found.num_seeds, paired)
+            if found
+            else NOTHING,
+        )
+    _print_whole(console, metrics)
+    if paired:
+        console.print("B - A is taken seed by seed, on the seeds that both have.")
     if any(row.difference for row in rows) and (a.exploratory or b.exploratory):
         console.print("Trials of a search are a lead, not a finding: confirm them on fresh seeds.")
 
 
-def _table(title: str, a: Side, b: Side, *more: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1))
+def _table(title: str, *headings: str) -> Table:
+    table = Table(title=f"\n{title}", title_justify="left", box=box.SIMPLE, padding=(0, 1))
+    table.pad_edge = table.show_edge = False
     table.add_column("")
-    for heading in (f"A: {a.name}", f"B: {b.name}", *more):
+    for heading in headings:
         table.add_column(heading, justify="right")
     return table
+
+
+def _print_whole(console: Console, table: Table) -> None:
+    """Print a table as wide as its longest cells, so that neither names nor values are broken."""
+    table.width = Measurement.get(console, console.options.update(max_width=_WIDEST), table).maximum
+    console.print(table, crop=False, no_wrap=True, overflow="ignore")
 
 
 def _values(runs: Iterable[Run], key: str) -> list[str]:
     return sorted({run.params[key] for run in runs if key in run.params})
 
 
-def _text(values: Spread | None) -> str:
+def _text(values: Spread | None, n: int) -> str:
     if values is None:
         return NOTHING
-    return plus_minus(values.mean, values.sd) + (f" (n = {values.n})" if values.n > 1 else "")
+    return plus_minus(values.mean, values.sd) + _other(values.n, n)
 
 
-def _interval(found: Estimate | None) -> str:
-    if found is None:
-        return NOTHING
-    return f"{interval(found.mean, found.low, found.high)} (n = {found.num_seeds})"
+def _other(n: int, heading: int) -> str:
+    """The number of runs where it is not that of the heading."""
+    return f" (n = {n})" if n != heading else ""

@@ -39,7 +39,8 @@ class ContractCheck:
 def contract_check(study: Study) -> ContractCheck | None:
     """How far every arm lies from the contract; an arm's farthest run decides.
 
-    All complete runs count, those that confirm too.
+    All complete runs count, those that confirm too. The reference is its own measure and never off,
+    however its runs spread.
     """
     contract = study.contract
     if contract is None:
@@ -58,7 +59,8 @@ def contract_check(study: Study) -> ContractCheck | None:
     rows = []
     for arm, runs in by_arm.items():
         off = [x / reference - 1 for x in spent_by(runs, match)] if reference else []
-        deviation = max(off, key=abs) if off else None
+        itself = arm == contract.reference and bool(off)
+        deviation = 0.0 if itself else max(off, key=abs, default=None)
         within = deviation is None or abs(deviation) <= contract.tolerance + _ROUNDING
         spent = {quantity: spread(spent_by(runs, quantity)) for quantity in quantities}
         rows.append(ContractRow(arm, spent, deviation, within))

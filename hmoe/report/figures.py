@@ -26,14 +26,15 @@ from hmoe.report.verdicts import confirm_runs, cross
 from hmoe.tracking import Objective, Run, Study
 
 _EARLY = 0.3  # share of a curve whose steep fall would flatten the rest, at first out of view
+_OFF_LINE_PX = 3  # a label above its line
 _LINE = 72  # characters a line of a command in hover text
 
 
 def pareto_figure(study: Study) -> go.Figure | None:
     """Every complete trial by balance (x) and quality (y), the front as stairs.
 
-    Confirmed arms are crosses, mean ± standard deviation over their seeds both ways, and the trials
-    faint behind them.
+    Confirmed arms are larger signs with whiskers, mean ± standard deviation over their seeds both
+    ways, and the trials faint behind them.
     Arms without balance, the dense control, are lines across at their mean, with a band of one
     standard deviation. None when no trial has a quality.
     """
@@ -156,13 +157,20 @@ def _reference_line(
     figure.add_scatter(
         x=ends,
         y=[mean] * 2,
-        mode="lines+text",
+        mode="lines",
         name=f"{label(name)} (has no balance)",
         line={"color": paint, "dash": "dash", "width": 2},
-        text=["", text],
-        textposition="top left",
-        textfont={"color": paint},
         hovertemplate=f"{text}<extra></extra>",
+    )
+    figure.add_annotation(
+        x=ends[1],
+        y=mean,
+        text=text,
+        showarrow=False,
+        xanchor="right",
+        yanchor="bottom",
+        yshift=_OFF_LINE_PX,
+        font={"color": paint},
     )
 
 

@@ -15,7 +15,7 @@ _DOTS_BELOW = 0.24  # of a row: seeds lie under their mean, where the interval d
 
 
 def forest_figure(study: Study) -> go.Figure | None:
-    """One panel a metric, one row an arm: seeds, mean, interval, and the margin as a band.
+    """One panel a metric, one row an arm: seeds, mean, both intervals, and the margin as a band.
 
     None before any pair has an interval.
     """
@@ -56,22 +56,24 @@ def _add_panel(figure: go.Figure, study: Study, rows: list[PairRow], panel: int)
             hovertemplate=f"{label(row.arm)}, %{{text}}: %{{x:+.4g}}<extra></extra>",
             **place,
         )
-        figure.add_scatter(
-            x=[found.mean],
-            y=[y],
-            mode="markers",
-            marker={"color": look.colour, "symbol": look.sign, "size": 11},
-            error_x={
-                "array": [found.high - found.mean],
-                "arrayminus": [found.mean - found.low],
-                "color": look.colour,
-                "thickness": 2,
-                "width": 6,
-            },
-            hovertext=_hover(row),
-            hovertemplate="%{hovertext}<extra></extra>",
-            **place,
-        )
+        for drawn, thickness, width in ((row.judgement.inner, 7, 0), (found, 2, 6)):
+            assert drawn is not None
+            figure.add_scatter(
+                x=[drawn.mean],
+                y=[y],
+                mode="markers",
+                marker={"color": look.colour, "symbol": look.sign, "size": 11},
+                error_x={
+                    "array": [drawn.high - drawn.mean],
+                    "arrayminus": [drawn.mean - drawn.low],
+                    "color": look.colour,
+                    "thickness": thickness,
+                    "width": width,
+                },
+                hovertext=_hover(row),
+                hovertemplate="%{hovertext}<extra></extra>",
+                **place,
+            )
     # After the traces: a panel without any would be passed over.
     figure.add_vrect(x0=-margin, x1=margin, fillcolor=_MARGIN, line_width=0, layer="below", **place)
     figure.add_vline(x=0, line={"color": FAINT, "width": 1.5}, layer="below", **place)

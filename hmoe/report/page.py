@@ -18,7 +18,7 @@ from hmoe.report.contract import contract_check
 from hmoe.report.effort import effort_rows, tuned_equally
 from hmoe.report.figures import curve_figure, pareto_figure
 from hmoe.report.forest import forest_figure
-from hmoe.report.importance import ENOUGH
+from hmoe.report.importance import ENOUGH, cautions
 from hmoe.report.loads import load_figures
 from hmoe.report.organisation import arm_chapters
 from hmoe.report.paper import write_paper
@@ -40,6 +40,7 @@ from hmoe.report.tables import (
 from hmoe.report.templating import environment
 from hmoe.report.verdicts import (
     confirm_runs,
+    looked,
     membership,
     pair_rows,
     tested,
@@ -120,6 +121,7 @@ def html(study: Study, inspections: Mapping[str, Inspection] = MappingProxyType(
             efforts=effort_rows(study),
             tuned_equally=tuned_equally(study),
             enough=ENOUGH,
+            cautions=cautions(study),
             value=value,
             tested=tested,
             tested_metric=tested_metric,
@@ -145,6 +147,7 @@ def _facts(study: Study) -> dict[str, Any]:
         "contract": contract_check(study),
         "front": pareto_front(study),
         "pairs": pair_rows(study),
+        "looked": looked(study),
         "membership": membership(study),
         "unlike": unlike(study),
         "registered": registered(study),

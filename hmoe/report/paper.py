@@ -92,12 +92,15 @@ def _forest_panel(axes: Any, study: Study, rows: list[PairRow]) -> None:
     axes.axvspan(-rows[0].margin, rows[0].margin, color=FAINT, alpha=0.13, linewidth=0)
     axes.axvline(0, color=FAINT, linewidth=1)
     for y, row in enumerate(rows):
-        found, look = row.judgement.estimate, look_of(study, row.arm)
+        found, inner, look = row.judgement.estimate, row.judgement.inner, look_of(study, row.arm)
         assert found is not None
+        assert inner is not None
         below = [y + 0.24] * len(row.differences)
         axes.plot(row.differences, below, "o", color=look.colour, alpha=0.5, markersize=3)
-        half = found.high - found.mean
-        sign = _SIGNS[look.sign]
+        half, sign = found.high - found.mean, _SIGNS[look.sign]
+        axes.plot(
+            [inner.low, inner.high], [y, y], color=look.colour, linewidth=4, solid_capstyle="butt"
+        )
         axes.errorbar(found.mean, y, xerr=half, fmt=sign, color=look.colour, capsize=3)
     labels = [f"{plain(row.arm)}\n{row.judgement.verdict}" for row in rows]
     axes.set_yticks(range(len(rows)), labels)

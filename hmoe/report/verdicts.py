@@ -4,7 +4,9 @@ Only runs made to confirm count here, on the test set: an objective "val/loss" i
 "test/loss". A pair rests on the seeds that both arms completed.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import comb
 
 import numpy as np
 
@@ -18,6 +20,7 @@ from hmoe.report.tables import (
     spread,
     value,
 )
+from hmoe.report.words import metric_words
 from hmoe.statistics import MOST_MORE_SEEDS, Judgement, Pair, front_membership, judge
 from hmoe.tracking import Confirmation, Objective, Run, Study
 
@@ -46,10 +49,6 @@ class PairRow:
     judgement: Judgement
 
     @property
-    def unit(self) -> str:
-        return self.metric.removeprefix("test/").replace("_", " ")
-
-    @property
     def won(self) -> str:
         """How many of the paired seeds the arm won, a tie counted half."""
         n = len(self.seeds)
@@ -59,6 +58,31 @@ class PairRow:
     def interval(self) -> str:
         found = self.judgement.estimate
         return interval(found.mean, found.low, found.high) if found else interval(None)
+
+
+@dataclass(frozen=True)
+class Membership:
+    """Share of resamples of the seeds in which an arm's mean lies on the Pareto front.
+
+    Attributes:
+        shares: by arm.
+        left_out: confirmed arms that lack an objective.
+        num_seeds: seeds that were drawn from.
+    """
+
+    shares: Mapping[str, float]
+    left_out: tuple[str, ...]
+    num_seeds: int
+
+    @property
+    def distinct(self) -> int:
+        """Resamples that differ: as many as ways to draw n of n seeds, with repetition."""
+        return comb(2 * self.num_seeds - 1, self.num_seeds)
+
+    @property
+    def few(self) -> bool:
+        """Whether those are so few that a share is coarser than the draws suggest."""
+        return self.distinct < _RESAMPLES
 
 
 def confirm_runs(study: Study) -> list[Run]:
@@ -163,51 +187,75 @@ def needed(row: PairRow) -> str:
     if row.judgement.more_seeds is None:
         return f"more than {MOST_MORE_SEEDS} more seeds needed"
     more = row.judgement.more_seeds
-    return f"{count(more, 'more seed')} needed"
+    return f"about {count(more, 'more seed')} needed"
 
 
-def told(rows: list[PairRow]) -> tuple[str, list[tuple[str, list[str]]]]:
-    """On what the verdicts rest, and for each metric what is said of it, and the verdicts."""
+def looked(study: Study) -> str:
+    """What seeds added after a look cost: "" where the plan was kept, or nothing is known.
+
+    Seeds that were added because of what others showed are drawn by their own result, so that the
+    declared error rate holds for none of the verdicts.
+    """
+    if study.confirmation is None:
+        return ""
+    seeds = sorted({*study.looks, max(study.confirmation.seeds, *study.looks, 0)})
+    if len(seeds) < 2:
+        return ""
+    later = [f"{n} after a {'further' if i else 'first'} look" for i, n in enumerate(seeds[1:])]
+    return (
+        f"{count(seeds[0], 'seed')}, {', '.join(later)}: the error rate is no longer the declared "
+        f"{study.confirmation.alpha:g}"
+    )
+
+
+def told(rows: list[PairRow], looked: str) -> tuple[str, list[str]]:
+    """On what the verdicts rest, and a line for each; `looked` is what `looked` says of them."""
     seeds = sorted({len(row.seeds) for row in rows})
     number_of = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
     waiting = any(len(row.seeds) + len(row.lost) < row.planned for row in rows)
     if waiting:
         head = f"Confirmation under way, on {number_of} of {rows[0].planned} paired seeds"
+        head += f", {looked}" if looked else ""
+    elif looked:
+        head = looked
     else:
         head = f"Confirmed on {number_of} fresh paired seed{'' if seeds == [1] else 's'}"
-    parts = []
-    for metric in dict.fromkeys(row.metric for row in rows):
-        own = [row for row in rows if row.metric == metric]
-        words = [f"{row.arm} is {verdict_words(row)}{_difference(row)}" for row in own]
-        parts.append((f"in {own[0].unit} (margin {own[0].margin:g})", words))
-    return head, parts
+    return head, [
+        f"{row.arm}, {metric_words(row.metric)}: {verdict_words(row)} ({_difference(row)})"
+        for row in rows
+    ]
 
 
-def membership(study: Study) -> dict[str, float]:
-    """Share of resamples of the seeds in which an arm's mean lies on the Pareto front.
+def membership(study: Study) -> Membership | None:
+    """How often each confirmed arm lies on the Pareto front; None without two arms or two seeds.
 
     Arms that lack an objective, such as a dense control, take no part; the seeds are those that all
-    others completed. Empty without two arms or two seeds.
+    others completed.
     """
     quality, balance = quality_of(study), balance_of(study)
     if quality is None or balance is None:
-        return {}
+        return None
+    confirmed = confirm_runs(study)
     found: dict[str, dict[int, tuple[float, float]]] = {}
-    for run in confirm_runs(study):
+    for run in confirmed:
         q, b = tested(run, quality), tested(run, balance)
         if q is not None and b is not None and run.seed is not None:
             found.setdefault(run.arm, {})[run.seed] = (cost_of(q, quality), cost_of(b, balance))
     shared = sorted(set.intersection(*map(set, found.values()))) if found else []
     if len(found) < 2 or len(shared) < 2:
-        return {}
+        return None
     values = np.array([[points[seed] for seed in shared] for points in found.values()])
     shares = front_membership(values, num_resamples=_RESAMPLES, seed=0)
-    return dict(zip(found, shares.tolist(), strict=True))
+    others = dict.fromkeys(run.arm for run in confirmed if run.arm not in found)
+    return Membership(dict(zip(found, shares.tolist(), strict=True)), tuple(others), len(shared))
 
 
 def _difference(row: PairRow) -> str:
-    lost = f", {count(len(row.lost), 'seed')} lost" if row.lost else ""
-    return f" ({row.interval}{lost})" if row.judgement.estimate else lost
+    parts = [row.interval] if row.judgement.estimate else []
+    parts.append(f"margin {row.margin:g}")
+    if row.lost:
+        parts.append(f"{count(len(row.lost), 'seed')} lost")
+    return ", ".join(parts)
 
 
 def _declared(study: Study, confirmation: Confirmation) -> list[str]:

@@ -4,7 +4,7 @@ Plain numpy arrays in, frozen records out; scipy and statsmodels do the arithmet
 of arms, A arms, S seeds, B resamples of the seeds, M hypotheses or points, O objectives.
 """
 
-from hmoe.statistics.effect import variance_explained
+from hmoe.statistics.effect import rank_correlation, variance_explained
 from hmoe.statistics.front import front_membership, hypervolume, hypervolume_history
 from hmoe.statistics.paired import Estimate, difference_p, equivalence_p, estimate, holm
 from hmoe.statistics.power import MOST_MORE_SEEDS, detectable, more_seeds
@@ -26,5 +26,6 @@ __all__ = [
     "hypervolume_history",
     "judge",
     "more_seeds",
+    "rank_correlation",
     "variance_explained",
 ]

@@ -1,4 +1,4 @@
-"""How much of the differences between trials does one setting explain?"""
+"""How much of the differences between trials does one setting explain, and do two move together?"""
 
 from collections.abc import Hashable, Sequence
 
@@ -29,6 +29,16 @@ def variance_explained(setting_M: Sequence[Hashable], outcome_M: ArrayLike) -> f
         return 0.0
     mean_M = (np.bincount(group_M, ranks) / np.bincount(group_M))[group_M]
     return float(max((mean_M.var() / ranks.var() - chance) / (1 - chance), 0))
+
+
+def rank_correlation(a_M: ArrayLike, b_M: ArrayLike) -> float:
+    """Spearman's correlation of two rows of numbers, -1 to 1; 0 where one of them does not vary."""
+    a, b = np.asarray(a_M, dtype=float), np.asarray(b_M, dtype=float)
+    if a.shape != b.shape or a.size < 2:
+        raise ConfigError(f"{a.size} and {b.size} numbers: need as many, and 2 or more.")
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return 0.0
+    return float(stats.spearmanr(a, b).statistic)
 
 
 def _groups(setting_M: Sequence[Hashable]) -> list[int]:

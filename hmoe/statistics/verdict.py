@@ -47,6 +47,8 @@ class Judgement:
     Attributes:
         estimate: mean difference and its interval of coverage 1 - alpha, for this pair alone; None
             below two seeds, as all numbers.
+        inner: the same with coverage 1 - 2 alpha. In a family of one, an arm is equivalent exactly
+            if this lies inside the margin: each of two one-sided tests leaves alpha outside.
         difference_p, equivalence_p: adjusted over the family.
         improvement: share of seeds on which the arm beats the reference; a tie counts half.
         detectable: the smallest true difference that so many seeds find with power 0.8.
@@ -56,6 +58,7 @@ class Judgement:
 
     verdict: Verdict
     estimate: Estimate | None = None
+    inner: Estimate | None = None
     difference_p: float = 1.0
     equivalence_p: float = 1.0
     improvement: float | None = None
@@ -68,10 +71,10 @@ def judge(pairs: Sequence[Pair], alpha: float) -> list[Judgement]:
     a family that grows with what has finished would judge the first too mildly.
 
     Raises:
-        ConfigError: alpha outside (0, 1), a margin of 0 or less, values that are not finite.
+        ConfigError: alpha outside (0, 0.5), a margin of 0 or less, values that are not finite.
     """
-    if not 0 < alpha < 1:
-        raise ConfigError(f"alpha = {alpha}: must lie between 0 and 1.")
+    if not 0 < alpha < 0.5:
+        raise ConfigError(f"alpha = {alpha}: must lie between 0 and 0.5.")
     raw = [_p_values(pair) for pair in pairs]
     adjusted = holm(np.ravel(raw), most_true=len(pairs)).reshape(-1, 2)
     return [
@@ -106,6 +109,7 @@ def _judge_one(pair: Pair, p: float, q: float, alpha: float, level: float) -> Ju
     return Judgement(
         verdict,
         found,
+        estimate(pair.difference_S, 2 * alpha),
         p,
         q,
         improvement=float((gain_S > 0).mean() + (gain_S == 0).mean() / 2),

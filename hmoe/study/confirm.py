@@ -196,14 +196,14 @@ class Confirmation:
 
 
 def _job(arm: PlannedArm, choice: Choice, seed: int) -> Job:
+    place = f"confirm/{arm.name}/seed_{seed}"
     return Job(
         kind="confirm",
         arm=arm,
         drawn=choice.drawn,
         seed=seed,
-        name=f"{arm.name}-seed-{seed}",
-        label=f"{arm.name} with seed {seed}",
-        place=f"confirm/{arm.name}/seed_{seed}",
+        label=place,
+        place=place,
     )
 
 

@@ -18,16 +18,14 @@ class Job:
         arm: its arm, matched.
         drawn: the searched settings, as overrides.
         seed: of data, initialisation and all other draws.
-        name: in MLflow.
         label: in messages.
-        place: its run folder, below that of the study.
+        place: its run folder, below that of the study; its name everywhere, in MLflow too.
     """
 
     kind: Literal["trial", "confirm"]
     arm: PlannedArm
     drawn: Sequence[str]
     seed: int
-    name: str
     label: str
     place: str
 

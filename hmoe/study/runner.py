@@ -245,7 +245,7 @@ class _Loop(Generic[J]):
             folder,
             study=self.sweep.name,
             kind=job.kind,
-            name=job.name,
+            name=job.place,
             arm=job.arm.name,
             seed=job.seed,
             command=command,

@@ -167,15 +167,14 @@ class Search:
             trial.set_user_attr(SLOT, slot)
         drawn = draw(self.sweep, arm, trial)
         trial.set_user_attr(_DRAWN, drawn)
-        label = f"{name} trial {slot + 1}"
+        place = place_of(name, slot)
         return Ticket(
             kind="trial",
             arm=arm,
             drawn=drawn,
             seed=self.sweep.seed + slot,
-            name=f"{name}-{slot}",
-            label=f"{label} ({' '.join(drawn)})" if drawn else label,
-            place=place_of(name, slot),
+            label=f"{place} ({' '.join(drawn)})" if drawn else place,
+            place=place,
             slot=slot,
             trial=trial,
         )

@@ -15,6 +15,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 if TYPE_CHECKING:
     from hmoe.tracking.follow import Follower
+    from hmoe.tracking.history import with_history
     from hmoe.tracking.reading import (
         Confirmation,
         Contract,
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
         read_study,
         run_folder_of,
         run_in,
+        stored_name,
         study_names,
-        with_history,
     )
     from hmoe.tracking.store import Store
     from hmoe.tracking.ui import links, serve, ui_command
@@ -51,12 +52,20 @@ __all__ = [
     "run_folder_of",
     "run_in",
     "serve",
+    "stored_name",
     "study_names",
     "ui_command",
     "with_history",
 ]
 
-_HOMES = {"Follower": "follow", "Store": "store", "links": "ui", "serve": "ui", "ui_command": "ui"}
+_HOMES = {
+    "Follower": "follow",
+    "Store": "store",
+    "links": "ui",
+    "serve": "ui",
+    "ui_command": "ui",
+    "with_history": "history",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -4,12 +4,11 @@ Reads only: a store that is not there is an error, never made.
 """
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
 
 from hmoe.errors import ConfigError, nearest
@@ -119,7 +118,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """A question, the arms it compares and the runs made to answer it, oldest first."""
+    """A question, the arms it compares and the runs made to answer it, oldest first.
+
+    Attributes:
+        looks: numbers of seeds at which a complete confirmation was evaluated; empty if unknown.
+    """
 
     name: str
     id: str
@@ -136,6 +139,7 @@ class Study:
     runs: tuple[Run, ...]
     start_ms: int
     end_ms: int | None
+    looks: tuple[int, ...] = ()
 
 
 def study_names(runs: Path) -> list[str]:
@@ -184,35 +188,32 @@ def read_study(runs: Path, study: str) -> Study:
         runs=tuple(_run(child, runs) for child in children),
         start_ms=parent.info.start_time,
         end_ms=None if parent.info.status == "RUNNING" else parent.info.end_time,
-    )
-
-
-def with_history(runs: Path, study: Study, keys: Iterable[str]) -> Study:
-    """The study with the curves of some metrics; a metric that a run lacks is left out."""
-    client = open_client(runs)
-    wanted = list(dict.fromkeys(keys))
-    return replace(
-        study, runs=tuple(replace(r, history=_history(client, r, wanted)) for r in study.runs)
+        looks=tuple(json.loads(tags.get("hmoe.looks", "[]"))),
     )
 
 
 def find_run(runs: Path, name: str) -> Run:
-    """The run of an id or of a name; of `study/name` where several studies have that name.
+    """The run of an id, of a folder, or of a name; of `study/name` where several have that name.
 
     Raises:
         ConfigError: there is no store, no such run, or several.
     """
     check_store(runs)
+    name = stored_name(runs, name)
     client = open_client(runs)
     studies = {e.experiment_id: e.name for e in client.search_experiments()}
     kept = search(client, list(studies), f"tags.`hmoe.kind` != '{_SWEEP}'")
     known = [(f"{studies[run.info.experiment_id]}/{run.info.run_name}", run) for run in kept]
-    found = {full: run for full, run in known if name in (run.info.run_id, run.info.run_name, full)}
+    found = {
+        full: run
+        for full, run in known
+        if name in (run.info.run_id, run.info.run_name, full, run.data.tags.get("hmoe.folder"))
+    }
     if len(found) == 1:
         return _run(next(iter(found.values())), runs)
     if found:
         raise ConfigError(f"run = {name!r}: there are {', '.join(found)}; say which.")
-    names = [full.partition("/")[2] for full, _ in known]
+    names = [known_as for full, _ in known for known_as in (full, full.partition("/")[2])]
     raise ConfigError(f"run = {name!r}: no run in {runs.resolve()} has it.{nearest(name, names)}")
 
 
@@ -222,6 +223,14 @@ def run_in(runs: Path, folder: Path) -> Run | None:
         return find_run(runs, (folder / RUN_ID).read_text().strip())
     except (OSError, ConfigError):
         return None
+
+
+def stored_name(runs: Path, name: str) -> str:
+    """A folder below `runs` as "study/arm/trial_000"; any other name as it is."""
+    folder, below = Path(name).resolve(), runs.resolve()
+    if folder.is_dir() and folder.is_relative_to(below):
+        return folder.relative_to(below).as_posix()
+    return name
 
 
 def run_folder_of(runs: Path, run: Run) -> Path:
@@ -291,25 +300,3 @@ def _level_loads(artifact_uri: str, runs: Path) -> dict[str, LevelLoad]:
 
 def _level_number(item: tuple[str, Any]) -> int:
     return int(item[0].rpartition("_")[2])
-
-
-def _history(client: MlflowClient, run: Run, keys: Iterable[str]) -> dict[str, tuple[Point, ...]]:
-    found = {key: client.get_metric_history(run.id, key) for key in keys if key in run.metrics}
-    times = sorted(m.timestamp for metrics in found.values() for m in metrics)
-    pauses = _pauses(times, json.loads(run.tags.get("hmoe.resumes", "[]")))
-    curves = {}
-    for key, metrics in found.items():
-        points = [Point(m.step, m.value, _seconds(m.timestamp, times[0], pauses)) for m in metrics]
-        curves[key] = tuple(sorted(points))
-    return curves
-
-
-def _pauses(times: list[int], resumes: list[int]) -> list[tuple[int, int]]:
-    """(when it ended, length) of every pause: from the last event before a resumption to it."""
-    lasts = [(resume, max((t for t in times if t <= resume), default=resume)) for resume in resumes]
-    return [(resume, resume - last) for resume, last in lasts]
-
-
-def _seconds(time_ms: int, first_ms: int, pauses: list[tuple[int, int]]) -> float:
-    paused = sum(length for resume, length in pauses if resume <= time_ms)
-    return (time_ms - first_ms - paused) / 1000

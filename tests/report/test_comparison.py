@@ -2,8 +2,10 @@
 
 import io
 import json
+from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 from rich.console import Console
 
 from hmoe.errors import ConfigError
@@ -26,8 +28,8 @@ def side(name: str, *losses: float, first: int = 0, **changes) -> Side:
     return Side(name, tuple(runs))
 
 
-def shown(a: Side, b: Side) -> str:
-    console = Console(width=200, record=True, file=io.StringIO())
+def shown(a: Side, b: Side, width: int = 200) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
     print_comparison(console, a, b)
     return console.export_text()
 
@@ -88,6 +90,32 @@ def test_differences_between_trials_are_called_what_they_are():
     )
 
 
+def test_a_comparison_fits_100_columns_whole():
+    long = {"final/val/load/max_violation/expert": 0.25}
+    a = side("hierarchy/flat", 2.888, 2.9, 3.0, metrics=long, kind="confirm")
+    b = side("hierarchy/two_level", 2.9, 2.96, 3.1, first=1, kind="confirm")
+    more = make_run("b", 3.0, seed=9, metrics=long, kind="confirm")
+    b = Side(b.name, (*b.runs, more))
+    text = shown(a, b, width=100)
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 100
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert "A: hierarchy/flat, 3 confirmation runs" in lines
+    assert "An arm stands for its confirmation runs, or without any for its trials." in lines
+    assert "A (n = 3) B (n = 4) B - A [95 %] (n = 2)" in lines
+    # Seeds 1 and 2: 2.9 - 2.9 and 2.96 - 3.0, half the interval 12.706 x 0.02 = 0.254.
+    assert any(x.endswith("\u22120.02 [\u22120.27, +0.23]") for x in lines if "val/loss" in x)
+    # One run of B alone has the metric; its number is told where it is not the heading's.
+    assert any(x.startswith("val/load/max_violation/expert 0.2500") for x in lines)
+    assert any("0.2500 (n = 1)" in x for x in lines)
+    assert "B off A: the share of A by which B spent more (+) or less." in lines
+
+
+def test_a_narrow_terminal_cuts_no_name():
+    long = {"final/val/load/max_violation/expert": 0.25}
+    text = shown(side("a", 1.0, metrics=long), side("b", 2.0, metrics=long), width=30)
+    assert "val/load/max_violation/expert" in text
+
+
 # ------------------------------------------------------------------- found by name
 
 
@@ -113,9 +141,26 @@ def test_a_run_is_found_by_name_and_by_id(runs):
     assert find_side(runs, "fake/flat").runs[1] == run
 
 
+def test_run_folders_are_found_whatever_the_run_is_called(runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(runs.parent)
+    (run,) = find_side(Path("runs"), "runs/fake/flat/trial_001").runs
+    assert (run.arm, run.seed) == ("flat", 1)
+    assert find_side(runs, str(runs / "fake/flat/trial_001")).runs == (run,)
+    assert find_side(runs, "runs/fake/flat").runs == find_side(runs, "fake/flat").runs
+    # As `hmoe repro` finds it, from anywhere and under an older name.
+    monkeypatch.chdir(tmp_path)
+    client = MlflowClient(tracking_uri=f"sqlite:///{runs}/mlflow.db")
+    client.set_tag(run.id, "mlflow.runName", "flat-1")
+    assert find_side(runs, "fake/flat/trial_001").runs[0].id == run.id
+    assert find_side(runs, f"{runs}/fake/flat/trial_001").runs[0].name == "flat-1"
+    client.set_tag(run.id, "mlflow.runName", run.name)
+
+
 @pytest.mark.parametrize(
     ("name", "told"),
     [
+        ("fake", r"fake: a study has many arms; name one: fake/dense, fake/flat\."),
+        ("fak/flat", r"has it.* Among the arms: Did you mean 'fake/flat'\?"),
         (
             "fake/falt",
             r"study fake has no arm 'falt' and no run of that name\. Did you mean 'flat'",

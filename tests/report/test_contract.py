@@ -4,7 +4,13 @@ import json
 
 import pytest
 
-from hmoe.report.circumstances import deviations, registered, unlike
+from hmoe.report.circumstances import (
+    active_seconds,
+    circumstances,
+    deviations,
+    registered,
+    unlike,
+)
 from hmoe.report.contract import QUANTITIES, contract_check
 from hmoe.report.tables import Spread
 from hmoe.tracking import Contract, Registration
@@ -26,13 +32,21 @@ def test_contract_by_hand():
     assert check is not None
     assert (check.reference, check.reference_name) == (1000, "ref")
     assert {row.arm: row.deviation and round(row.deviation, 6) for row in check.rows} == {
-        "ref": -0.01,
+        "ref": 0.0,
         "near": 0.02,
         "far": -0.03,
         "none": None,
     }
     assert [row.arm for row in check.broken] == ["far"]
     assert contract_check(make_study(runs, contract=None)) is None
+
+
+def test_the_reference_is_never_called_off_from_itself():
+    # Seconds are measured: 80 and 120 lie 20 % from their own mean.
+    runs = [make_run("ref", seed=i, cost={"seconds": x}) for i, x in enumerate((80, 120))]
+    check = contract_check(make_study(runs, contract=Contract("seconds", "ref", 0.1)))
+    assert check is not None
+    assert (check.rows[0].deviation, check.broken) == (0.0, ())
 
 
 def test_a_contract_may_have_a_number_and_another_cost():
@@ -129,3 +143,29 @@ def test_the_registration_and_its_deviations():
     assert deviations(study) == ["budget.trials: 9 -> 15", "seeds of the search confirm too: 3"]
     plain = make_study([make_run("a", seed=3), make_run("a", kind="confirm", seed=4)])
     assert (registered(plain), deviations(plain)) == ([], [])
+
+
+def test_idle_time_is_not_active_and_confirming_runs_have_trained_too():
+    # 0 to 100 and 50 to 160 s overlap, 20 to 30 s lies within; an hour later 40 s more; one runs.
+    times = [(0, 100), (20, 30), (50, 160), (3760, 3800), (3790, None)]
+    runs = [
+        make_run(
+            "a",
+            seed=i,
+            kind="confirm" if start > 1000 else "trial",
+            start_ms=1000 * start,
+            end_ms=end and 1000 * end,
+            cost={"seconds": end - start} if end else {},
+        )
+        for i, (start, end) in enumerate(times)
+    ]
+    study = make_study(list(reversed(runs)), end_ms=3_800_000)
+    assert active_seconds(study) == 200
+    told = dict(circumstances(study))
+    told = {key: text.replace("\u202f", " ") for key, text in told.items()}
+    assert told["active time"] == "3 min 20 s, while some run was under way"
+    assert told["from beginning to end"] == "1 h 3 min"
+    assert told["training time"] == (
+        "3 min 40 s in 3 trials, 1 min 13 s each on average; "
+        "40.0 s in 1 confirming run, 40.0 s each on average"
+    )

@@ -2,6 +2,7 @@
 
 from hmoe.report.figures import curve_figure, pareto_figure
 from hmoe.report.loads import load_figures
+from hmoe.report.page import html
 from hmoe.report.style import COLOURS, look_of
 from hmoe.report.tables import quality_of
 from hmoe.tracking import Objective
@@ -28,7 +29,7 @@ def test_the_dense_control_is_a_line_across_at_its_mean_with_its_spread():
     figure = pareto_figure(study_of_two())
     line = next(t for t in figure.data if t.name and t.name.startswith("dense"))
     assert set(line.y) == {4.5}
-    assert line.text[1] == "dense 4.500 ± 0.707"
+    assert figure.layout.annotations[0].text == "dense 4.500 ± 0.707"
     assert tuple(line.x) == tuple(figure.layout.xaxis.range)
     band = figure.data[0]
     assert [round(y, 3) for y in band.y] == [3.793, 3.793, 5.207, 5.207]
@@ -69,6 +70,25 @@ def test_curves_have_a_steps_and_a_seconds_view_of_which_one_shows():
 def test_the_curve_of_a_best_value_is_that_of_the_metric():
     figure = curve_figure(study_of_two(), Objective("best/val/loss", "minimize"))
     assert figure is not None
+
+
+def test_an_arm_without_balance_is_a_line_with_a_band_and_a_label_above():
+    runs = [make_run("dense", x, seed=i) for i, x in enumerate((1.0, 3.0))]
+    study = make_study(
+        [*runs, make_run("flat", 2.0, 0.5), make_run("flat", kind="confirm", seed=9)]
+    )
+    figure = pareto_figure(study)
+    band, line = figure.data[:2]
+    # Mean 2, standard deviation sqrt(2).
+    assert [round(y, 3) for y in band.y] == [0.586] * 2 + [3.414] * 2
+    assert set(line.y) == {2.0}
+    (told,) = figure.layout.annotations
+    assert (told.text, told.y, told.yanchor) == ("dense 2 ± 1.414", 2.0, "bottom")
+    assert told.yshift > 0
+    text = html(study)
+    assert "with a band of one standard deviation either way" in text
+    assert "Larger signs with a dark edge and whiskers are confirmed arms" in text
+    assert "Crosses" not in text
 
 
 def test_loads_are_drawn_with_names_and_even_load():

@@ -1,9 +1,11 @@
 """The forest plot and the figures for print."""
 
+import re
 import xml.etree.ElementTree as ET
 
 from hmoe.report.figures import pareto_figure
 from hmoe.report.forest import forest_figure
+from hmoe.report.page import html
 from hmoe.report.paper import write_paper
 from hmoe.report.style import look_of
 from tests.report.hand import make_run
@@ -24,12 +26,15 @@ def validated(runs, quality, balance):
 
 def test_every_seed_is_a_dot_and_the_interval_surrounds_the_mean():
     study = study_of(*FLAT, *TREE)
-    dots, mean, _, _ = forest_figure(study).data
+    dots, inner, mean, *_ = forest_figure(study).data
     assert [round(x, 9) for x in dots.x] == [-1.0, -1.1, -0.9]
     assert list(dots.text) == ["seed 100", "seed 101", "seed 102"]
     assert round(mean.x[0], 9) == -1
     # 4.3027 x 0.1 / sqrt(3)
     assert [round(mean.error_x[side][0], 3) for side in ("array", "arrayminus")] == [0.248] * 2
+    # The interval of coverage 0.9 ends at 2.9200 x 0.1 / sqrt(3), and is the thicker.
+    assert [round(inner.error_x[side][0], 4) for side in ("array", "arrayminus")] == [0.1686] * 2
+    assert inner.error_x.thickness > 2 * mean.error_x.thickness
     assert mean.marker.color == look_of(study, "tree").colour
 
 
@@ -39,6 +44,18 @@ def test_the_margin_is_a_band_in_every_panel():
     assert bands == [(-0.1, 0.1, "x"), (-0.05, 0.05, "x2")]
     assert figure.layout.xaxis.title.text == "test/loss: difference to flat (left is better)"
     assert list(figure.layout.yaxis.ticktext) == ["<b>tree</b><br>better"]
+
+
+def test_the_page_says_what_the_two_bars_are():
+    text = html(study_of(*FLAT, *TREE))
+    assert "95 % interval (Student's t) and, thicker, its 90 % interval" in text
+
+
+def test_print_draws_both_intervals(tmp_path):
+    flat = validated(FLAT, [2.0, 3.0, 4.0], [0.5, 0.5, 0.8])
+    forest, _ = write_paper(study_of(*flat, *TREE), tmp_path)
+    widths = re.findall(r"stroke-width: ([\d.]+)", forest.read_text())
+    assert "4" in widths
 
 
 def test_without_pairs_there_is_no_forest():

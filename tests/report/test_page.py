@@ -48,7 +48,7 @@ def test_there_are_two_files(report):
 def test_the_page_holds_all_its_parts(page):
     for text in (
         "Does a tree of gates beat a flat gate",
-        "Exploratory: by mean val/bits_per_byte",
+        "Exploratory: arms from the best mean to the worst",
         "3\u00a0complete, 1\u00a0failed",
         "CUDA out of memory",
         "train/loss is nan at step 100",
@@ -76,7 +76,7 @@ def test_a_broken_contract_shows_a_red_banner_and_a_kept_one_does_not(page):
 def test_the_page_of_a_confirmed_study(confirmed_report):
     page = confirmed_report.read_text()
     for text in (
-        "Confirmed on 3 to 4 fresh paired seeds: in bits per byte (margin 0.02) ",
+        "Confirmed on 3 to 4 fresh paired seeds:</p><ul><li>dense, bits per byte: ",
         "<h2>Verdicts</h2>",
         "lost: 1000",
         "On the Pareto front",
@@ -101,7 +101,7 @@ def test_the_page_of_a_confirmed_study(confirmed_report):
 
 def test_the_readme_of_a_confirmed_study_has_verdict_and_pairs(confirmed_report):
     text = (confirmed_report.parent / "README.md").read_text()
-    assert "\n\nConfirmed on 3 to 4 fresh paired seeds: " in text
+    assert "\n\nConfirmed on 3 to 4 fresh paired seeds:\n\n- dense, bits per byte: " in text
     row = (
         r"^\| two_level \| test/bits_per_byte \| better \| \u2212[\d.]+ \[.*\] \| 0\.02 \| 4 of 4 "
     )

@@ -1,7 +1,10 @@
 """Rows and figures of the search, worked out by hand."""
 
+import pytest
+
 from hmoe.report.effort import effort_rows, hypervolumes, spans, tuned_equally
-from hmoe.report.importance import importance
+from hmoe.report.importance import cautions, importance
+from hmoe.report.page import html
 from hmoe.report.search_figures import hypervolume_figure, importance_figure, timeline_figure
 from tests.report.hand import make_run, make_study
 
@@ -55,35 +58,63 @@ def test_hypervolume_over_trials_by_hand():
     assert hypervolumes(make_study(runs[:1])) == {}
 
 
-def searched(n, quality):
+def searched(n, quality, arms=("flat", "tree")):
     return [
         make_run(
             arm,
-            quality(i) + shift,
+            quality(i) + 100 * shift,
             0.5,
             seed=i,
             swept=("lr", "rule"),
             params={"lr": str(10.0**i), "rule": "ab"[i % 2]},
         )
-        for arm, shift in (("flat", 0.0), ("tree", 100.0))
+        for shift, arm in enumerate(arms)
         for i in range(n)
     ]
 
 
 def test_importance_sees_a_best_value_in_the_middle_and_sets_arms_apart():
-    rows = importance(make_study(searched(9, lambda i: abs(i - 4))))
+    rows = importance(make_study(searched(12, lambda i: abs(i - 5.5))))
     shares = {row.setting: row.share for row in rows}
     assert [row.setting for row in rows] == ["arm", "lr", "rule"]
-    # Ranks within arms: the middle third has 1 to 3 of 9, the outer ones both the rest.
-    assert shares["lr"] > 0.6
+    # Ranks: the middle third has 1 to 4 of 12, mean 2.5, the outer ones the rest, mean 8.5.
+    # Between groups 8 of 140 / 12 with ties: 0.686; chance is 2 / 11.
+    assert shares["lr"] == pytest.approx((96 / 140 - 2 / 11) / (9 / 11))
     assert shares["rule"] < 0.1
-    assert {row.n for row in rows} == {18}
+    assert {row.setting: row.n for row in rows} == {"arm": 24, "lr": 12, "rule": 12}
 
 
-def test_importance_needs_ten_trials():
+def test_arms_need_ten_trials_and_settings_ten_draws_that_arms_may_share():
     assert importance(make_study(searched(4, float))) == []
     assert importance_figure(make_study(searched(4, float))) is None
-    assert len(importance(make_study(searched(5, float)))) == 3
+    # Five arms with the same three settings are fifteen trials, and three settings.
+    few = searched(3, float, arms="abcde")
+    assert [row.setting for row in importance(make_study(few))] == ["arm"]
+    assert cautions(make_study(few)) == [
+        "lr: 3 distinct settings: too few to tell",
+        "rule: 2 distinct settings in 3 draws: too few to tell",
+    ]
+    text = html(make_study(few))
+    assert "lr: 3 distinct settings: too few to tell" in text
+    assert len(importance(make_study(searched(10, float)))) == 3
+    assert cautions(make_study(searched(10, float))) == []
+
+
+def test_settings_that_move_together_are_not_told_apart():
+    def drawn(weights):
+        return make_study(
+            [
+                make_run("a", lr, seed=lr, swept=("lr", "w"), params={"lr": str(lr), "w": str(w)})
+                for lr, w in enumerate(weights)
+            ]
+        )
+
+    assert cautions(drawn(range(20, 0, -2))) == [
+        "lr and w moved together (rank correlation -1.00): what one explains may be the other's "
+        "doing"
+    ]
+    # 0 to 9 against these ranks: squares of differences sum to 158, 1 - 6 x 158 / 990 = 0.04.
+    assert cautions(drawn([4, 9, 2, 1, 7, 0, 8, 3, 6, 5])) == []
 
 
 def test_figures_draw_what_the_rows_say():
@@ -94,8 +125,8 @@ def test_figures_draw_what_the_rows_say():
     assert timeline.data[0].base[0] == 0
     assert timeline.data[0].x[0] == 1  # minutes
     assert timeline.data[0].marker.pattern.shape[:2] == ("/", "")
-    bars = importance_figure(make_study(searched(5, float))).data[0]
-    assert list(bars.x) == [row.share for row in importance(make_study(searched(5, float)))]
+    bars = importance_figure(make_study(searched(10, float))).data[0]
+    assert list(bars.x) == [row.share for row in importance(make_study(searched(10, float)))]
     names = [trace.name for trace in hypervolume_figure(study).data]
     assert names == ["all arms", "flat", "tree"]
     empty = make_study([make_run("a", state="running", end_ms=None)])

@@ -3,6 +3,7 @@
 import pytest
 
 from hmoe.report import answer
+from hmoe.report.page import html
 from hmoe.report.verdicts import confirm_runs, membership, pair_rows
 from hmoe.tracking import Confirmation, Contract, Objective
 from tests.report.hand import BALANCE, QUALITY, make_run, make_study
@@ -58,9 +59,9 @@ def test_the_sentence_by_hand():
     # Differences -1, -1.1, -0.9: mean -1, sd 0.1, half the interval 4.3027 x 0.1 / sqrt(3) = 0.248.
     tree = confirming("tree", 1.0, 1.4, 2.1)
     study = study_of(*confirming("flat", 2.0, 2.5, 3.0), *tree)
-    assert answer(study) == (
-        "Confirmed on 3 fresh paired seeds: in loss (margin 0.1) tree is better than flat "
-        "(\u22121.00 [\u22121.25, \u22120.75])."
+    assert str(answer(study)) == (
+        "Confirmed on 3 fresh paired seeds:\n\n"
+        "- tree, loss: better than flat (\u22121.00 [\u22121.25, \u22120.75], margin 0.1)"
     )
 
 
@@ -69,9 +70,38 @@ def test_an_undecided_pair_says_what_it_needs():
     (row,) = pair_rows(study)
     needed = row.judgement.more_seeds
     assert needed is not None
-    assert f"tree is undecided against flat, {needed} more seeds needed" in answer(study)
+    assert f"- tree, loss: undecided against flat, about {needed} more seeds needed (" in str(
+        answer(study)
+    )
     far = study_of(*confirming("flat", 2.0, 2.5), *confirming("tree", 2.3, 2.2), seeds=2)
-    assert "undecided against flat, more than 100 more seeds needed" in answer(far)
+    assert "undecided against flat, more than 100 more seeds needed" in str(answer(far))
+
+
+def test_seeds_added_after_a_look_are_no_clean_confirmation():
+    runs = [*confirming("flat", 2.0, 2.5, 3.0), *confirming("tree", 1.0, 1.4, 2.1)]
+    assert answer(study_of(*runs, looks=(3,))).headline.startswith(
+        "Confirmed on 3 fresh paired seeds:"
+    )
+    told = "the error rate is no longer the declared 0.05"
+    again = str(answer(study_of(*runs, looks=(2, 3))))
+    assert again.startswith(f"2 seeds, 3 after a first look: {told}")
+    assert "Confirmed" not in again
+    thrice = str(answer(study_of(*runs, looks=(1, 2, 3, 3))))
+    assert thrice.startswith(f"1 seed, 2 after a first look, 3 after a further look: {told}")
+    # Seeds that were added and have not ended yet.
+    under_way = str(answer(study_of(*runs, looks=(3,), seeds=5)))
+    assert under_way.startswith(
+        f"Confirmation under way, on 3 of 5 paired seeds, 3 seeds, 5 after a first look: {told}"
+    )
+
+
+def test_the_page_claims_no_error_rate_after_a_look():
+    runs = [*confirming("flat", 2.0, 2.5, 3.0), *confirming("tree", 1.0, 1.4, 2.1)]
+    claim = "is wrong with probability at most 0.05"
+    assert claim in html(study_of(*runs, looks=(3,)))
+    again = html(study_of(*runs, looks=(2, 3)))
+    assert claim not in again
+    assert "Seeds were added after a look: 2 seeds, 3 after a first look" in again
 
 
 def test_the_direction_of_the_objective_counts():
@@ -94,8 +124,10 @@ def test_an_arm_that_is_still_to_run_counts_in_the_family():
     tree_row, late = pair_rows(study)
     assert tree_row.judgement.difference_p == pytest.approx(2 * alone[0].judgement.difference_p)
     assert (late.seeds, late.judgement.estimate) == ((), None)
-    assert answer(study).startswith("Confirmation under way, on 0 to 3 of 3 paired seeds: ")
-    assert "late is undecided against flat, fewer than 2 paired seeds so far" in answer(study)
+    assert answer(study).headline == "Confirmation under way, on 0 to 3 of 3 paired seeds:"
+    assert "- late, loss: undecided against flat, fewer than 2 paired seeds so far" in str(
+        answer(study)
+    )
 
 
 def test_the_declared_family_is_judged_and_no_other_arm():
@@ -112,13 +144,13 @@ def test_seeds_that_were_lost_are_told():
     study = study_of(*flat, *tree, dead, seeds=4)
     (row,) = pair_rows(study)
     assert (row.seeds, row.lost, row.planned) == ((100, 101, 102), (103,), 4)
-    assert answer(study).endswith(", 1 seed lost).")
-    assert answer(study).startswith("Confirmed on 3 fresh")  # all that were planned have ended
+    assert str(answer(study)).endswith(", margin 0.1, 1 seed lost)")
+    assert answer(study).head.startswith("Confirmed on 3 fresh")  # all that were planned have ended
 
 
 def test_without_confirming_runs_the_answer_stays_exploratory():
     assert pair_rows(study_of()) == []
-    assert answer(study_of()).startswith("Exploratory:")
+    assert answer(study_of()).head.startswith("Exploratory")
     assert pair_rows(make_study(FLAT)) == []  # nothing was declared
 
 
@@ -136,7 +168,14 @@ def test_membership_of_the_front():
     even = confirming("even", 5.0, 5.0, 5.0, loads=[0.1] * 3)
     dense = confirming("dense", 0.0, 0.0, 0.0)
     study = study_of(*FLAT, *tree, *even, *dense)
-    assert membership(study) == {"flat": 0, "tree": 1, "even": 1}
+    found = membership(study)
+    assert found.shares == {"flat": 0, "tree": 1, "even": 1}
+    assert (found.left_out, found.num_seeds) == (("dense",), 3)
+    # aaa, bbb, ccc, six of two seeds, and abc.
+    assert (found.distinct, found.few) == (10, True)
+    text = html(study)
+    assert "Left out, for lack of the second objective: dense." in text
+    assert "Of 3 seeds there are only 10 different resamples" in text
     higher = (QUALITY, Objective("val/load/cv/expert", "maximize"))
-    assert membership(study_of(*FLAT, *tree, objectives=higher)) == {"flat": 1, "tree": 1}
-    assert membership(study_of(*FLAT)) == {}
+    assert membership(study_of(*FLAT, *tree, objectives=higher)).shares == {"flat": 1, "tree": 1}
+    assert membership(study_of(*FLAT)) is None

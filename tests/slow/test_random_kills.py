@@ -58,7 +58,7 @@ def ended_once(runs: Path) -> None:
     assert_every_slot_ended_once(runs, "tiny", SLOTS)
     _, children = mlflow_runs(runs, "tiny")
     confirmed = [run for run in children if run.data.tags["hmoe.kind"] == "confirm"]
-    planned = sorted(f"{arm}-seed-{seed}" for arm in SLOTS for seed in SEEDS)
+    planned = sorted(f"confirm/{arm}/seed_{seed}" for arm in SLOTS for seed in SEEDS)
     assert sorted(run.info.run_name for run in confirmed) == planned
     assert {run.data.tags["hmoe.state"] for run in confirmed} == {"complete"}
     ended = json.loads((runs / "tiny" / "confirm" / "ended.json").read_text())

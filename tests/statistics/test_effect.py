@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hmoe.errors import ConfigError
-from hmoe.statistics import variance_explained
+from hmoe.statistics import rank_correlation, variance_explained
 
 
 def test_by_hand():
@@ -37,3 +37,12 @@ def test_a_setting_that_tells_nothing_explains_nothing():
 def test_lengths_are_checked():
     with pytest.raises(ConfigError, match="3 settings of 2 trials"):
         variance_explained([1, 2, 3], [1, 2])
+
+
+def test_the_rank_correlation_by_hand():
+    # Squares of rank differences 4, 0, 4: 1 - 6 x 8 / (3 x 8) = -1. Swapped neighbours: 0.5.
+    assert rank_correlation([0.0074, 0.0022, 0.0011], [0.037, 0.039, 0.074]) == pytest.approx(-1)
+    assert rank_correlation([1, 2, 3], [10, 900, 800]) == pytest.approx(0.5)
+    assert rank_correlation([1, 2, 3], [4, 4, 4]) == 0
+    with pytest.raises(ConfigError, match="3 and 2 numbers"):
+        rank_correlation([1, 2, 3], [1, 2])

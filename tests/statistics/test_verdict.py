@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from hmoe.errors import ConfigError
 from hmoe.statistics import Judgement, Pair, judge
@@ -24,6 +26,22 @@ def test_the_sign_in_favour_follows_the_direction():
 def test_a_difference_inside_the_margin_is_equivalent_even_if_significant():
     found = one(NEAR, margin=0.02)
     assert (found.verdict, found.difference_p < 0.001) == ("equivalent", True)
+
+
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=9), st.floats(0.01, 2))
+def test_of_a_family_of_one_equivalent_is_the_inner_interval_inside_the_margin(d, margin):
+    found = one(d, margin=margin)
+    reach = max(-found.inner.low, found.inner.high)
+    assume(abs(reach - margin) > 1e-6)
+    assert (found.verdict == "equivalent") == (reach < margin)
+
+
+def test_the_outer_interval_may_leave_the_margin_of_an_equivalent_arm():
+    # Mean 0.012, sd 0.004: 2.920 and 4.303 times 0.004 / sqrt(3) reach 0.0187 and 0.0219.
+    found = one([0.008, 0.012, 0.016], margin=0.02)
+    assert found.verdict == "equivalent"
+    assert found.inner.high == pytest.approx(0.01874, abs=1e-5)
+    assert found.estimate.high == pytest.approx(0.02194, abs=1e-5)
 
 
 def test_identical_arms_are_equivalent():

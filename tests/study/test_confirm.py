@@ -341,12 +341,11 @@ def confirmed(runs: Path) -> dict[str, dict]:
     runs_of = {r.info.run_name: r for r in children if r.data.tags["hmoe.kind"] == "confirm"}
     found = {}
     for file in (runs / "tiny").glob("confirm/*/seed_*/result.json"):
-        arm, seed = file.parent.parent.name, file.parent.name.removeprefix("seed_")
-        found[f"{arm}-seed-{seed}"] = json.loads(file.read_text())
+        found[str(file.parent.relative_to(runs / "tiny"))] = json.loads(file.read_text())
     assert runs_of.keys() == found.keys()
     for name, run in runs_of.items():
         assert (run.info.status, run.data.tags["hmoe.state"]) == ("FINISHED", "complete")
-        assert run.data.tags["hmoe.seed"] == name.rpartition("-")[2]
+        assert run.data.tags["hmoe.seed"] == name.rpartition("_")[2]
         assert run.data.metrics["final/test/loss"] == found[name]["metrics"]["test/loss"]
     return found
 
@@ -360,10 +359,12 @@ def test_sweep_then_confirmation_then_more_seeds(tmp_path, monkeypatch):
     shown = confirm_in(tmp_path, trials)
     assert list(shown[-1].states.values()) == ["complete"] * 4
     first = confirmed(tmp_path)
-    assert sorted(first) == [f"{a}-seed-{s}" for a in ("dense", "tree") for s in (1000, 1001)]
+    assert sorted(first) == [
+        f"confirm/{a}/seed_{s}" for a in ("dense", "tree") for s in (1000, 1001)
+    ]
     # Each arm trained with what its trial had drawn, and nothing else.
     for name, result in first.items():
-        arm, seed = name.split("-seed-")
+        arm, seed = name.removeprefix("confirm/").split("/seed_")
         trained = searched[arm].command.removesuffix(" seed=0 test=false")
         assert result["command"] == f"{trained} seed={seed} test=true"
     study = read_study(tmp_path, "tiny")
@@ -373,7 +374,10 @@ def test_sweep_then_confirmation_then_more_seeds(tmp_path, monkeypatch):
     assert [trial.state for trial in optuna_trials(tmp_path)] == ["COMPLETE", "COMPLETE"]
 
     confirm_in(tmp_path, trials, "confirm.seeds=3")
-    assert confirmed(tmp_path).keys() == first.keys() | {"dense-seed-1002", "tree-seed-1002"}
+    assert confirmed(tmp_path).keys() == first.keys() | {
+        "confirm/dense/seed_1002",
+        "confirm/tree/seed_1002",
+    }
     assert {name: confirmed(tmp_path)[name] for name in first} == first
     told = json.loads(read_study(tmp_path, "tiny").tags["hmoe.deviations"])
     assert "confirm.seeds: 2 registered, 3 now" in told
@@ -401,7 +405,7 @@ def test_a_stopped_confirmation_goes_on_where_it_was(tmp_path, monkeypatch):
     with watched(monkeypatch, lambda work: work.lost_at is not None or kill_once_saved(work)):
         confirm_in(tmp_path, *ONE, steps=400)
     found = confirmed(tmp_path)
-    assert sorted(found) == ["tree-seed-1000", "tree-seed-1001"]
+    assert sorted(found) == ["confirm/tree/seed_1000", "confirm/tree/seed_1001"]
     assert all(result["resumed_from"] for result in found.values())
 
 

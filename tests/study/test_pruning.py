@@ -321,7 +321,7 @@ def test_a_sweep_stops_its_worse_trial_on_the_way_and_says_so(tmp_path):
     assert shown[-1].message.endswith(reason)
     assert sorted(shown[-1].states.values()) == ["complete", "pruned"]
     _, children = mlflow_runs(tmp_path, "tiny")
-    (tags,) = [run.data.tags for run in children if run.info.run_name == "tree-1"]
+    (tags,) = [run.data.tags for run in children if run.info.run_name == "tree/trial_001"]
     assert (tags["hmoe.state"], tags["hmoe.reason"]) == ("pruned", reason)
     folder = tmp_path / "tiny" / "tree" / "trial_001"
     assert not (folder / "result.json").exists()

@@ -18,7 +18,7 @@ import pytest
 from hmoe.errors import ConfigError
 from hmoe.study import SweepInterruptedError, load_sweep, plan_arms, run_sweep
 from hmoe.study.runner import Progress, Work
-from hmoe.study.search import Search
+from hmoe.study.search import Search, place_of
 from hmoe.tracking import Store
 from hmoe.training import held
 from tests.stores import (
@@ -118,7 +118,7 @@ def test_objectives_arms_and_settings_are_in_mlflow(done):
     assert parent.data.tags["hmoe.command"] == "hmoe sweep it"
     by_name = {run.info.run_name: run for run in children}
     result = results(done[0])["tree/trial_000"]
-    run = by_name["tree-0"]
+    run = by_name["tree/trial_000"]
     assert run.data.metrics["final/val/loss"] == result["metrics"]["val/loss"]
     assert run.data.metrics["val/load/cv/expert"] == result["metrics"]["val/load/cv/expert"]
     assert json.loads(run.data.tags["hmoe.swept"]) == [
@@ -126,7 +126,8 @@ def test_objectives_arms_and_settings_are_in_mlflow(done):
         "optim.lr",
     ]
     drawn = {name: run.data.params["optim.lr"] for name, run in by_name.items()}
-    assert drawn["dense-0"] == drawn["tree-0"] != drawn["dense-1"] == drawn["tree-1"]
+    first, second = ([drawn[f"{arm}/trial_00{i}"] for arm in ("dense", "tree")] for i in (0, 1))
+    assert first[0] == first[1] != second[0] == second[1]
 
 
 def test_progress_counts_up_to_all_trials(done):
@@ -138,7 +139,7 @@ def test_progress_counts_up_to_all_trials(done):
     )
     messages = sorted(progress.message for progress in shown if progress.message)
     assert [message.partition(" (")[0] for message in messages] == [
-        *("dense trial 1", "dense trial 2", "tree trial 1", "tree trial 2")
+        *("dense/trial_000", "dense/trial_001", "tree/trial_000", "tree/trial_001")
     ]
     assert re.search(r"val/loss 1\.\d+, val/load/cv/expert 0\.\d+$", messages[-1])
 
@@ -240,7 +241,7 @@ def test_a_trial_that_fails_is_told_with_its_reason_and_the_sweep_goes_on(tmp_pa
     assert any("selection.beam=1: no such key" in reason for reason in failed.values())
     _, children = mlflow_runs(tmp_path, "tiny")
     told = {run.info.run_name: run.data.tags.get("hmoe.reason", "") for run in children}
-    assert told == {f"{arm}-{slot}": reason for (arm, slot), reason in reasons.items()}
+    assert told == {place_of(arm, slot): reason for (arm, slot), reason in reasons.items()}
     assert ended(shown[-1]) == 8
 
 

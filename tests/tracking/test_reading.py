@@ -125,6 +125,15 @@ def test_a_run_closed_by_other_hands_has_the_state_of_its_status(tmp_path):
     assert states == ["complete", "failed", "interrupted"]
 
 
+def test_the_looks_at_a_confirmation_are_read(tmp_path):
+    store = empty_store(tmp_path)
+    about = {"question": "?", "objectives": OBJECTIVES, "contract": {}, "arms": ["a"]}
+    store.start_study("s", **about, command="c", tags={"hmoe.looks": [3, 5]})
+    store.start_study("t", **about, command="c")
+    assert read_study(tmp_path, "s").looks == (3, 5)
+    assert read_study(tmp_path, "t").looks == ()
+
+
 def test_a_runs_folder_may_move(runs, tmp_path):
     moved = tmp_path / "elsewhere"
     shutil.copytree(runs, moved)
