@@ -145,10 +145,10 @@ def sweep(overrides: Sequence[str]) -> int:
 
 def confirm(overrides: Sequence[str]) -> int:
     """Train the best of each arm on fresh seeds, with a look at the test set, and report."""
-    from hmoe.study import plan_sweep
+    from hmoe.study import planned_arms
 
     study, runs = _load_sweep(overrides)
-    return _confirm(study, plan_sweep(study, runs, measure=False).planned, runs, overrides)
+    return _confirm(study, planned_arms(study, runs), runs, overrides)
 
 
 def _confirm(study: Any, arms: Sequence[Any], runs: Path, overrides: Sequence[str]) -> int:
@@ -176,12 +176,12 @@ def status(overrides: Sequence[str]) -> int:
     """Show how far a sweep is."""
     from rich.console import Console
 
-    from hmoe.study import plan_sweep, status_table
+    from hmoe.study import planned_arms, status_table
     from hmoe.study.registration import read_registration
 
     study, runs = _load_sweep(overrides)
     read_registration(runs / study.name)
-    Console().print(status_table(study, plan_sweep(study, runs, measure=False).planned, runs))
+    Console().print(status_table(study, planned_arms(study, runs), runs))
     return 0
 
 

@@ -17,7 +17,7 @@ from hmoe.config import compose, digest, keys
 from hmoe.errors import ConfigError, nearest
 from hmoe.models import Cost, cost
 from hmoe.study.sections import Match
-from hmoe.study.space import settings_of
+from hmoe.study.space import overlap, settings_of
 from hmoe.study.spec import Sweep
 from hmoe.training import Parts, assemble, tokens_per_step, validation_metrics
 
@@ -93,23 +93,37 @@ def plan_arms(sweep: Sweep, seconds: Seconds | None = None) -> list[PlannedArm]:
         ConfigError: an arm does not compose, cannot be matched within the tolerance, or is the same
             as another.
     """
-    arms = match_arms(sweep, seconds)
+    arms = match_arms(sweep, compose_arms(sweep), seconds)
     if wrong := faults(sweep, arms):
         raise ConfigError("\n".join(wrong))
     return arms
 
 
-def match_arms(sweep: Sweep, seconds: Seconds | None = None) -> list[PlannedArm]:
-    """The arms, each as near to the contract as its dial brings it: `faults` says if that will do.
+def compose_arms(sweep: Sweep) -> list[PlannedArm]:
+    """The arms as the sweep file has them, no dial turned and nothing probed.
 
     Raises:
-        ConfigError: an arm does not compose, or a dial cannot be turned.
+        ConfigError: an arm does not compose.
+    """
+    return [_plan_arm(sweep, name, sweep.arm_overrides(name)) for name in sweep.arms]
+
+
+def match_arms(
+    sweep: Sweep, composed: Sequence[PlannedArm], seconds: Seconds | None = None
+) -> list[PlannedArm]:
+    """The arms, each as near to the contract as its dial brings it: `faults` says if that will do.
+
+    Args:
+        sweep: the study.
+        composed: its arms; all of them, for a mistake is told before the first is probed.
+        seconds: what a probe foretells; only a contract on seconds asks.
+
+    Raises:
+        ConfigError: a dial cannot be turned, or seconds are needed and unknown.
     """
     match = sweep.contract.match
     asked = seconds if match == "seconds" else None
-    # All arms are composed before the first is probed: a mistake is told before any work.
-    first = {name: _plan_arm(sweep, name, sweep.arm_overrides(name)) for name in sweep.arms}
-    first = {name: timed(arm, asked) for name, arm in first.items()}
+    first = {arm.name: timed(arm, asked) for arm in composed}
     target = _matched(first[sweep.contract.reference].spend, match)
     planned = []
     for arm in first.values():
@@ -244,8 +258,9 @@ def _dial(sweep: Sweep, arm: PlannedArm) -> str | None:
         return dial
     dial = _STEPS if sweep.contract.match in ("tokens", "seconds") else _WIDTH
     own = sweep.arm_overrides(arm.name)[len(sweep.overrides) :]
-    said = settings_of(own).keys() | set(sweep.searched.keys())
-    free = dial not in said and _is_whole(arm.cfg, dial)
+    keys_searched = sweep.searched.keys()
+    searched = any(overlap(dial, key) for key in keys_searched)
+    free = dial not in settings_of(own) and not searched and _is_whole(arm.cfg, dial)
     return dial if free and abs(arm.deviation) > sweep.contract.tolerance else None
 
 

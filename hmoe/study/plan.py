@@ -16,11 +16,12 @@ from omegaconf import DictConfig, OmegaConf
 from hmoe.config import build, digest
 from hmoe.errors import ConfigError
 from hmoe.files import write_atomically
-from hmoe.study.contract import PlannedArm, faults, match_arms, timed
+from hmoe.study.contract import PlannedArm, compose_arms, faults, match_arms, timed
 from hmoe.study.drift import drifts
 from hmoe.study.pruning import rung_steps
 from hmoe.study.search import check_search
 from hmoe.study.spec import Sweep
+from hmoe.study.vetting import vet
 from hmoe.training import Probe, probe, shortened, start_server
 
 # What is kept on disk beside the numbers in a checkpoint, as measured; a line of an event log is
@@ -31,6 +32,7 @@ _LINE_BYTES = 1_000
 _VALIDATION_BYTES = 6_000
 _CHECKPOINT_BYTES = 40_000
 _CHECKPOINTS_KEPT = 2
+_PROBES = "probe.json"
 _MOMENTS = 2  # that AdamW keeps of every parameter
 
 
@@ -125,15 +127,18 @@ def plan_sweep(sweep: Sweep, runs: Path, *, measure: bool) -> Plan:
         measure: probe the arms that have not been; else only what is known already is told.
 
     Raises:
-        ConfigError: an arm does not compose, a dial cannot be turned, or a probe fails. Other
-            faults are told by `Plan.check`, so that the plan can be shown first.
+        ConfigError: an arm does not compose, what is searched cannot be, a dial cannot be turned,
+            or a probe fails. Other faults are told by `Plan.check`, so that the plan can be shown
+            first.
     """
     folder = runs / sweep.name
-    kept = folder / "probe.json"
+    kept = folder / _PROBES
+    composed = compose_arms(sweep)
+    vet(sweep, composed)
     if measure and not kept.exists():
         start_server(sweep.threads)  # loads while the arms are matched
     probes = Probes(kept, sweep, probe if measure else None)
-    arms = match_arms(sweep, probes.seconds)
+    arms = match_arms(sweep, composed, probes.seconds)
     # Only of arms that are matched can it be said that their trials are not.
     wrong = [*(faults(sweep, arms) or drifts(sweep, arms)), *_search_faults(sweep, arms)]
     if wrong:
@@ -152,6 +157,16 @@ def plan_sweep(sweep: Sweep, runs: Path, *, measure: bool) -> Plan:
         )
         plan = replace(plan, faults=(*plan.faults, short))
     return plan
+
+
+def planned_arms(sweep: Sweep, runs: Path) -> list[PlannedArm]:
+    """The arms of a study that has begun, matched by what was measured when it did.
+
+    Raises:
+        ConfigError: an arm does not compose, or a dial cannot be turned.
+    """
+    probes = Probes(runs / sweep.name / _PROBES, sweep, None)
+    return match_arms(sweep, compose_arms(sweep), probes.seconds)
 
 
 class Probes:
