@@ -1,9 +1,9 @@
 """A study: one question, its arms matched on a budget, searched in equal shares, one writer.
 
-Reading order: spec and loading (the sweep file), registration, space (what is searched), contract
-(arms of equal budget), job, samplers and pruning (who draws, who is stopped), search (Optuna),
-drift (a search that breaks the contract), vetting (one that means something else), plan (what it
-will take), runner (the loop), confirm, display.
+Reading order: spec and loading (the sweep file), registration, invocations, space (what is
+searched), contract (arms of equal budget), job, samplers and pruning (who draws, who is stopped),
+search (Optuna), drift (a search that breaks the contract), vetting (one that means something else),
+plan (what it will take), runner (the loop), confirm, display.
 """
 
 from hmoe.study.confirm import plan_confirmation, run_confirmation

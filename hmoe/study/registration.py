@@ -16,6 +16,7 @@ from typing import Any
 from hmoe.config import literal, parse
 from hmoe.errors import ConfigError
 from hmoe.files import write_atomically
+from hmoe.study.invocations import looks, used
 from hmoe.study.spec import Sweep
 from hmoe.tracking import Run, Study
 from hmoe.training import provenance
@@ -137,7 +138,7 @@ def read_registration(folder: Path) -> dict[str, Any]:
 
 
 def num_seeds(folder: Path, sweep: Sweep) -> int:
-    """Seeds of the confirmation: as many as were ever asked for.
+    """Seeds of the confirmation: as many as were ever asked for, and trained.
 
     Raises:
         ConfigError: fewer are asked for than were registered.
@@ -169,23 +170,22 @@ def parent_tags(folder: Path, sweep: Sweep) -> dict[str, Any]:
     return tags
 
 
+def end_tags(folder: Path, sweep: Sweep, study: Study) -> dict[str, Any]:
+    """What the study's run says when a call ends: see `deviations` and `looks`."""
+    return {"hmoe.deviations": deviations(folder, sweep, study), "hmoe.looks": looks(folder)}
+
+
 def deviations(folder: Path, sweep: Sweep, study: Study) -> list[str]:
     """What is otherwise than registered, one text each; none when all went as planned.
 
     Args:
         folder: that of the study.
-        sweep: the sweep as it is now.
+        sweep: the sweep; how many trials and seeds it asks for now does not count, only what
+            was run.
         study: its runs so far.
     """
     record = registered(folder, sweep)
-    now = _free(sweep)
-    if sweep.confirm is not None:
-        now["seeds"] = num_seeds(folder, sweep)
-    found = [
-        f"{_FREE[key]}: {literal(before)} registered, {literal(now[key])} now"
-        for key, before in record["free"].items()
-        if now[key] != before
-    ]
+    found = _beyond(folder, record["free"], study)
     for arm, reason in kept_choice(folder).get("left_out", {}).items():
         found.append(f"arm '{arm}' is not confirmed: {reason}")
     if record["dirty"]:
@@ -208,6 +208,26 @@ def _free(sweep: Sweep) -> dict[str, Any]:
     """What may change after the first trial, and is told when it did."""
     seeds = None if sweep.confirm is None else sweep.confirm.seeds
     return {"question": sweep.question, "trials": sweep.budget.trials, "seeds": seeds}
+
+
+def _beyond(folder: Path, planned: Mapping[str, Any], study: Study) -> list[str]:
+    """Which of what may change was otherwise when something was trained."""
+    asked = used(folder, "trials")[-1:]
+    ran = sum(run.kind == "trial" for run in study.runs)
+    # Fewer than planned are a deviation once fewer were asked for, not while some are to come.
+    trials = max(ran, *asked) if asked else max(ran, planned["trials"])
+    seeds = [*used(folder, "seeds"), kept_choice(folder).get("seeds")]
+    now = {
+        "question": used(folder, "question"),
+        "trials": [trials],
+        "seeds": [max((number for number in seeds if number), default=planned["seeds"])],
+    }
+    return [
+        f"{_FREE[key]}: {literal(before)} registered, {literal(value)} run"
+        for key, before in planned.items()
+        for value in now[key]
+        if value != before
+    ]
 
 
 def _other_code(record: Mapping[str, Any], runs: Iterable[Run]) -> list[str]:

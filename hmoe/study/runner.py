@@ -22,8 +22,9 @@ from omegaconf import DictConfig, OmegaConf
 from hmoe.config import compose
 from hmoe.errors import ConfigError, HmoeError
 from hmoe.study.contract import PlannedArm
+from hmoe.study.invocations import note
 from hmoe.study.job import J, Source
-from hmoe.study.registration import deviations, parent_tags, register
+from hmoe.study.registration import end_tags, parent_tags, register
 from hmoe.study.search import Search, check_search
 from hmoe.study.space import settings_of
 from hmoe.study.spec import Sweep
@@ -122,6 +123,9 @@ def run_sweep(
     def search() -> Search:
         found = Search(sweep, arms, runs)
         found.recover()
+        if len(found.ended()) < found.total:
+            asked = {"question": sweep.question, "trials": sweep.budget.trials}
+            note(runs / sweep.name, command=command, **asked)
         return found
 
     run_jobs(sweep, arms, runs, source=search, command=command, show=show)
@@ -177,8 +181,7 @@ def run_jobs(
         try:
             with spared_collection():
                 _Loop(sweep, runs, jobs, store, parent, show).run(stop)
-            told = deviations(folder, sweep, read_study(runs, sweep.name))
-            store.tag_study(parent, {"hmoe.deviations": told})
+            store.tag_study(parent, end_tags(folder, sweep, read_study(runs, sweep.name)))
             if stop:
                 raise SweepInterruptedError(f"stopped; go on with: {command}")
             state = "complete"

@@ -119,7 +119,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """A question, the arms it compares and the runs made to answer it, oldest first."""
+    """A question, the arms it compares and the runs made to answer it, oldest first.
+
+    Attributes:
+        looks: numbers of seeds at which a complete confirmation was evaluated; empty if unknown.
+    """
 
     name: str
     id: str
@@ -136,6 +140,7 @@ class Study:
     runs: tuple[Run, ...]
     start_ms: int
     end_ms: int | None
+    looks: tuple[int, ...] = ()
 
 
 def study_names(runs: Path) -> list[str]:
@@ -184,6 +189,7 @@ def read_study(runs: Path, study: str) -> Study:
         runs=tuple(_run(child, runs) for child in children),
         start_ms=parent.info.start_time,
         end_ms=None if parent.info.status == "RUNNING" else parent.info.end_time,
+        looks=tuple(json.loads(tags.get("hmoe.looks", "[]"))),
     )
 
 
