@@ -271,16 +271,17 @@ def _load_sweep(overrides: Sequence[str]) -> tuple[Any, Path]:
 
 
 def _plan(overrides: Sequence[str], console: Any) -> tuple[Any, Path]:
-    """The plan of a sweep, and the runs folder; probe=false measures nothing."""
+    """The plan of a sweep, and the runs folder; probe=false measures nothing, probe=20 longer."""
     from hmoe.study import plan_sweep
 
     own = [o for o in overrides if o.startswith("probe=")]
     options = plain_values(own, {"probe": True})
-    if not isinstance(options["probe"], bool):
-        raise ConfigError(f"probe = {options['probe']}: expected true or false.")
+    probe = options["probe"]
+    if not isinstance(probe, int) or (probe is not False and probe < 1):
+        raise ConfigError(f"probe = {probe}: expected true, false or a number of rounds.")
     study, runs = _load_sweep([o for o in overrides if o not in own])
     with console.status("matching the arms and measuring a few steps of each"):
-        return plan_sweep(study, runs, measure=options["probe"]), runs
+        return plan_sweep(study, runs, measure=probe), runs
 
 
 def _print_result(result: dict[str, Any]) -> None:

@@ -29,7 +29,16 @@ from hmoe.study.spec import Sweep
 def plan_table(plan: Plan) -> Group:
     """The arms, what one run of each spends, what the sweep takes, and why it cannot start."""
     tables = (_arms_table(plan), _spend_table(plan), _effort_table(plan))
-    return Group(f"[bold]{escape(plan.sweep.question)}", *tables, *_bounds(plan))
+    return Group(f"[bold]{escape(plan.sweep.question)}", *tables, *_bounds(plan), *_doubts(plan))
+
+
+def _doubts(plan: Plan) -> list[str]:
+    """How well the seconds are known that a contract makes alike."""
+    doubts = {row.arm.name: row.doubt for row in plan.arms if row.doubt is not None}
+    if plan.sweep.contract.match != "seconds" or not doubts:
+        return []
+    told = ", ".join(f"{arm} to {doubt:.1%}" for arm, doubt in doubts.items())
+    return [escape(f"Seconds beside those of '{plan.sweep.contract.reference}' are known: {told}.")]
 
 
 def _bounds(plan: Plan) -> list[str]:
