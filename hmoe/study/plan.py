@@ -16,6 +16,7 @@ from hmoe.study.contract import PlannedArm, compose_arms, faults, match_arms, ti
 from hmoe.study.drift import drifts
 from hmoe.study.probes import ROUNDS, Probes
 from hmoe.study.pruning import rung_steps
+from hmoe.study.registration import check_plan, other_dials
 from hmoe.study.search import check_search
 from hmoe.study.spec import Sweep
 from hmoe.study.vetting import vet
@@ -128,12 +129,13 @@ def plan_sweep(sweep: Sweep, runs: Path, *, measure: bool | int) -> Plan:
             number says in how many rounds, where a contract on seconds needs several.
 
     Raises:
-        ConfigError: an arm does not compose, what is searched cannot be, a dial cannot be turned,
-            or a probe fails. Other faults are told by `Plan.check`, so that the plan can be shown
-            first.
+        ConfigError: the study began under another plan, an arm does not compose, what is searched
+            cannot be, a dial cannot be turned, or a probe fails. Other faults are told by
+            `Plan.check`, so that the plan can be shown first.
     """
     folder = runs / sweep.name
     kept = folder / _PROBES
+    check_plan(folder, sweep)
     composed = compose_arms(sweep)
     vet(sweep, composed)
     if measure and not kept.exists():
@@ -154,6 +156,8 @@ def plan_sweep(sweep: Sweep, runs: Path, *, measure: bool | int) -> Plan:
         replace(_row(sweep, arm, probes.known(arm.cfg)), doubt=probes.doubt(arm, reference))
         for arm in arms
     )
+    if not wrong and (changes := other_dials(folder, {arm.name: arm.setting for arm in arms})):
+        wrong = [changes]
     plan = Plan(sweep, rows, free, used, tuple(wrong))
     needed = plan.disk_bytes - used
     if needed > free:

@@ -24,7 +24,7 @@ from hmoe.errors import ConfigError, HmoeError
 from hmoe.study.contract import PlannedArm
 from hmoe.study.invocations import note
 from hmoe.study.job import J, Source
-from hmoe.study.registration import end_tags, parent_tags, register
+from hmoe.study.registration import end_tags, owned, parent_tags, register
 from hmoe.study.search import Search, check_search
 from hmoe.study.space import settings_of
 from hmoe.study.spec import Sweep
@@ -32,7 +32,6 @@ from hmoe.tracking import Store, read_study
 from hmoe.training import (
     Child,
     changed_settings,
-    held,
     spared_collection,
     start_server,
     write_failure,
@@ -156,8 +155,7 @@ def run_jobs(
         SweepInterruptedError: Ctrl-C or SIGTERM; children are stopped, their jobs given back.
     """
     folder = runs / sweep.name
-    busy = "wait for it, look at it with `hmoe status`, or give this sweep another name=."
-    with held(folder, f"sweep={sweep.name}", busy), _stop_signals() as stop:
+    with owned(folder, sweep), _stop_signals() as stop:
         record = register(folder, sweep, {arm.name: arm.setting for arm in arms})
         start_server(sweep.threads)  # loads while the stores are opened
         jobs = source()

@@ -12,6 +12,7 @@ from rich.console import Console
 from hmoe.errors import ConfigError
 from hmoe.study import Plan, load_sweep, plan_sweep, plan_table
 from hmoe.study.probes import ROUNDS
+from hmoe.study.registration import register
 from hmoe.training import Probe
 from tests.tiny import sweep_overrides
 
@@ -245,6 +246,34 @@ def test_seconds_in_the_file_decide_the_steps(tmp_path: Path, measured: Measured
     dense, tree = plan_of(tmp_path, *seconds).planned
     assert tree.spend.seconds == dense.spend.seconds == 0.5 + 20 * 0.1 + 0.5 + 0.125
     assert (dense.cfg.trainer.max_steps, tree.cfg.trainer.max_steps) == (40, 20)
+
+
+# ------------------------------------------------------------------ a study that has begun
+
+
+@pytest.mark.parametrize(
+    "change", ["confirm.margins={val/loss:0.2}", "seed=3", "space=['optim.lr=interval(1e-3, 1)']"]
+)
+def test_another_plan_is_refused_before_any_probe(
+    tmp_path: Path, measured: Measured, change: str
+) -> None:
+    confirm = "confirm={seeds:2,margins:{val/loss:0.1}}"
+    sweep = plan_of(tmp_path, confirm, measure=False).sweep
+    (tmp_path / "tiny").mkdir()
+    register(tmp_path / "tiny", sweep, {"dense": "experts.hidden_dim=32", "tree": ""})
+    with pytest.raises(ConfigError, match="started under another plan"):
+        plan_of(tmp_path, confirm, change)
+    assert measured == []
+
+
+def test_other_dials_are_told_with_the_plan(tmp_path: Path, measured: Measured) -> None:
+    first = plan_of(tmp_path, measure=False)
+    (tmp_path / "tiny").mkdir()
+    dials = {arm.name: arm.setting for arm in first.planned}
+    register(tmp_path / "tiny", first.sweep, dials | {"dense": "experts.hidden_dim=999"})
+    plan = plan_of(tmp_path)
+    with pytest.raises(ConfigError, match=r"dense: experts\.hidden_dim=999 -> experts"):
+        plan.check()
 
 
 # ------------------------------------------------------------------ seconds, in turns
