@@ -15,14 +15,22 @@ from typing import Any
 
 from hmoe.cli_views import compare, publish, report, repro, ui
 from hmoe.config import CONF, compose, digest, plain_values, read_system
-from hmoe.errors import ConfigError, HmoeError
+from hmoe.errors import ConfigError, HmoeError, nearest
 
 INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the `hmoe` command."""
-    arguments = _parser().parse_args(argv)
+    parser, words = _parser(), list(sys.argv[1:] if argv is None else argv)
+    if not words:
+        parser.print_help(sys.stderr)
+        sys.exit(2)
+    if not words[0].startswith("-") and words[0] not in _COMMANDS:
+        known = ", ".join(_COMMANDS)
+        hint = nearest(words[0], _COMMANDS)
+        parser.error(f"invalid choice: '{words[0]}'.{hint} Commands: {known}.")
+    arguments = parser.parse_args(words)
     try:
         status = arguments.run(arguments.overrides)
     except HmoeError as error:
@@ -129,7 +137,7 @@ def sweep(overrides: Sequence[str]) -> int:
     from hmoe.study import ProgressDisplay, plan_table, run_sweep
 
     console = Console(stderr=True)
-    plan, runs = _plan(overrides, console)
+    plan, runs = _plan(overrides, console, start=True)
     plan.check()
     console.print(plan_table(plan))
     study = plan.sweep
@@ -188,7 +196,6 @@ def status(overrides: Sequence[str]) -> int:
 def bench(overrides: Sequence[str]) -> int:
     """Run suites of benchmarks, such as `train`: ratios of things measured in turns."""
     from hmoe.bench import SUITES
-    from hmoe.errors import nearest
     from hmoe.training import keep_memory
 
     suites = [o for o in overrides if "=" not in o]
@@ -232,7 +239,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hmoe", description="Experiments with hierarchical mixtures of experts."
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    commands = parser.add_subparsers(dest="command", metavar="command")
     for name, (run, example) in _COMMANDS.items():
         summary = (run.__doc__ or "").splitlines()[0]
         command = commands.add_parser(
@@ -270,9 +277,13 @@ def _load_sweep(overrides: Sequence[str]) -> tuple[Any, Path]:
     return load_sweep(chosen[0], rest), Path(runs[-1] if runs else "runs")
 
 
-def _plan(overrides: Sequence[str], console: Any) -> tuple[Any, Path]:
-    """The plan of a sweep, and the runs folder; probe=false measures nothing, probe=20 longer."""
+def _plan(overrides: Sequence[str], console: Any, *, start: bool = False) -> tuple[Any, Path]:
+    """The plan of a sweep, and the runs folder; probe=false measures nothing, probe=20 longer.
+
+    A sweep that is to start is refused first if another process is at it.
+    """
     from hmoe.study import plan_sweep
+    from hmoe.study.registration import owned
 
     own = [o for o in overrides if o.startswith("probe=")]
     options = plain_values(own, {"probe": True})
@@ -280,6 +291,9 @@ def _plan(overrides: Sequence[str], console: Any) -> tuple[Any, Path]:
     if not isinstance(probe, int) or (probe is not False and probe < 1):
         raise ConfigError(f"probe = {probe}: expected true, false or a number of rounds.")
     study, runs = _load_sweep([o for o in overrides if o not in own])
+    if start and (runs / study.name).exists():
+        with owned(runs / study.name, study):
+            pass
     with console.status("matching the arms and measuring a few steps of each"):
         return plan_sweep(study, runs, measure=probe), runs
 

@@ -19,7 +19,10 @@ def report(overrides: Sequence[str]) -> int:
     name = options["name"] or options["sweep"]
     if name is None:
         raise ConfigError("sweep= is missing: name the study, such as sweep=hierarchy.")
-    return publish(Path(options["runs"]), name, paper=options["paper"])
+    runs = Path(options["runs"])
+    if not (runs / name).exists():
+        _refuse_unstarted(runs, name)
+    return publish(runs, name, paper=options["paper"])
 
 
 def compare(words: Sequence[str]) -> int:
@@ -74,6 +77,19 @@ def publish(runs: Path, name: str, *, paper: bool = False) -> int:
     print(f"report: {page}")
     print("runs:   make ui, then http://127.0.0.1:5000")
     return 0
+
+
+def _refuse_unstarted(runs: Path, name: str) -> None:
+    """Say how to start a study that has a sweep file and no runs."""
+    from hmoe.study import SWEEPS
+    from hmoe.tracking import study_names
+
+    kept = study_names(runs) if (runs / "mlflow.db").exists() else []  # its folders may be gone
+    if (SWEEPS / f"{name}.yaml").exists() and name not in kept:
+        raise ConfigError(
+            f"sweep={name}: has not been started in {runs}. Start it with "
+            f"`hmoe sweep sweep={name}`."
+        )
 
 
 def _names(words: Sequence[str], wanted: Sequence[str]) -> tuple[list[str], Path]:

@@ -139,7 +139,8 @@ def test_who_follows_a_run_does_not_wait_for_mlflow():
         ("repro", "RUN: 0 names given, 1 expected"),
         ("repro one", "no tracked runs there"),
         ("repro one rusn=x", "'rusn' is not an option here; there are runs. Did you mean 'runs'?"),
-        ("report sweep=hierarchy", "no tracked runs there"),
+        ("report sweep=hierarchy", "not been started in runs. Start it with `hmoe sweep sweep=hi"),
+        ("report name=unheard_of", "no tracked runs there"),
         ("report", "sweep= is missing"),
         ("report sweep=hierarchy paper=svg", "paper = svg: expected true or false"),
         ("report sweeep=hierarchy", "Did you mean 'sweep'?"),
@@ -171,9 +172,10 @@ def test_a_mistake_is_told_in_one_message_and_leaves_nothing_behind(argv, messag
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ("trian", "invalid choice: 'trian'"),
+        ("trian", "invalid choice: 'trian'. Did you mean 'train'? Commands: train, em,"),
+        ("swep sweep=hierarchy", "Did you mean 'sweep'?"),
+        ("", "Run a sweep, or go on with it"),
         ("train --verbose", "unrecognized arguments: --verbose"),
-        ("", "the following arguments are required: command"),
     ],
 )
 def test_a_command_or_option_that_does_not_exist_is_refused(argv, message, capsys):
@@ -294,6 +296,16 @@ def test_the_plan_and_the_state_of_a_sweep_are_shown(capsys, tmp_path):
         cli.main(["status", *overrides])
     assert ended.value.code == 0
     assert re.search(r"tree\s+2\s+0\s+0\s+0\s+0\s+-\s+-", capsys.readouterr().out)
+
+
+def test_a_study_in_use_is_refused_before_its_plan(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("hmoe.study.plan_sweep", lambda *_, **__: pytest.fail("it was planned"))
+    overrides = sweep_overrides(tmp_path / "runs")
+    study, runs = cli._load_sweep(overrides)
+    with registration.owned(runs / "tiny", study):
+        told = refused(capsys, "sweep", *overrides)
+    assert "is in use by process" in told
+    assert "look at it with `hmoe status`" in told
 
 
 # ------------------------------------------------------------------- hmoe train, the real thing
