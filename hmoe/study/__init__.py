@@ -1,14 +1,15 @@
 """A study: one question, its arms matched on a budget, searched in equal shares, one writer.
 
 Reading order: spec and loading (the sweep file), registration, invocations, space (what is
-searched), contract (arms of equal budget), job, samplers and pruning (who draws, who is stopped),
-search (Optuna), drift (a search that breaks the contract), vetting (one that means something else),
-plan (what it will take), runner (the loop), confirm, display.
+searched), contract (arms of equal budget), faults, job, samplers and pruning (who draws, who is
+stopped), search (Optuna), drift (a search that breaks the contract), vetting (one that means
+something else), plan (what it will take), runner (the loop), confirm, display.
 """
 
 from hmoe.study.confirm import plan_confirmation, run_confirmation
-from hmoe.study.contract import PlannedArm, plan_arms
+from hmoe.study.contract import PlannedArm
 from hmoe.study.display import ProgressDisplay, confirmation_table, plan_table, status_table
+from hmoe.study.faults import plan_arms
 from hmoe.study.loading import SWEEPS, load_sweep
 from hmoe.study.plan import Plan, plan_sweep, planned_arms
 from hmoe.study.runner import SweepInterruptedError, run_sweep

@@ -9,11 +9,10 @@ alike, else the width of the experts, unless the arm's overrides say that number
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import combinations
 
 from omegaconf import DictConfig, OmegaConf
 
-from hmoe.config import compose, digest, keys
+from hmoe.config import compose, keys
 from hmoe.errors import ConfigError, nearest
 from hmoe.models import Cost, cost
 from hmoe.study.sections import Match
@@ -24,7 +23,7 @@ from hmoe.training import Parts, assemble, tokens_per_step, validation_metrics
 # Widths move in steps that every grouped product can take, all else by ones.
 _WIDTH_STEP = 8
 _STEPS = "trainer.max_steps"
-_WIDTH = "experts.hidden_dim"
+WIDTH = "experts.hidden_dim"
 
 Seconds = Callable[[DictConfig], float | None]
 """How long a run of a configuration will take, None if unknown: see `hmoe.study.plan`."""
@@ -62,6 +61,8 @@ class PlannedArm:
         spend: what one run of it spends.
         dial: the key that was turned, "" if none was.
         deviation: share by which it misses the reference in the matched quantity; signed.
+        neighbours: the settings of the dial below and above the reference, each with its
+            deviation; none if no dial was turned.
         objectives: those metrics of the study that the arm has: a dense control has no load, nor
             have slots.
     """
@@ -75,28 +76,12 @@ class PlannedArm:
     dial: str
     deviation: float
     objectives: tuple[str, ...]
+    neighbours: tuple[tuple[str, float], ...] = ()
 
     @property
     def setting(self) -> str:
         """The dial where it was turned to, as an override; "" without one."""
         return f"{self.dial}={OmegaConf.select(self.cfg, self.dial)}" if self.dial else ""
-
-
-def plan_arms(sweep: Sweep, seconds: Seconds | None = None) -> list[PlannedArm]:
-    """Compose every arm and match it to the contract's reference.
-
-    Args:
-        sweep: the study.
-        seconds: what a probe foretells; only a contract on seconds asks.
-
-    Raises:
-        ConfigError: an arm does not compose, cannot be matched within the tolerance, or is the same
-            as another.
-    """
-    arms = match_arms(sweep, compose_arms(sweep), seconds)
-    if wrong := faults(sweep, arms):
-        raise ConfigError("\n".join(wrong))
-    return arms
 
 
 def compose_arms(sweep: Sweep) -> list[PlannedArm]:
@@ -111,7 +96,9 @@ def compose_arms(sweep: Sweep) -> list[PlannedArm]:
 def match_arms(
     sweep: Sweep, composed: Sequence[PlannedArm], seconds: Seconds | None = None
 ) -> list[PlannedArm]:
-    """The arms, each as near to the contract as its dial brings it: `faults` says if that will do.
+    """The arms, each as near to the contract as its dial brings it.
+
+    Whether that will do, `hmoe.study.faults` says.
 
     Args:
         sweep: the study.
@@ -124,53 +111,14 @@ def match_arms(
     match = sweep.contract.match
     asked = seconds if match == "seconds" else None
     first = {arm.name: timed(arm, asked) for arm in composed}
-    target = _matched(first[sweep.contract.reference].spend, match)
+    target = matched(first[sweep.contract.reference].spend, match)
     planned = []
     for arm in first.values():
-        arm = replace(arm, deviation=_matched(arm.spend, match) / target - 1)
+        arm = replace(arm, deviation=matched(arm.spend, match) / target - 1)
         if dial := _dial(sweep, arm):
             arm = _turn(sweep, arm, dial, target, asked)
         planned.append(arm)
     return planned
-
-
-def faults(sweep: Sweep, arms: Sequence[PlannedArm]) -> list[str]:
-    """Why these arms cannot be compared: those that miss the contract, and those that are one."""
-    contract, where = sweep.contract, f"sweep {sweep.name}:"
-    missed = [
-        f"arm '{arm.name}' has {_matched(arm.spend, contract.match):,.0f} ({arm.deviation:+.1%}) "
-        + (f"at the nearest, {arm.setting}" if arm.dial else "and no dial to turn")
-        for arm in arms
-        if abs(arm.deviation) > contract.tolerance
-    ]
-    found = []
-    if missed:
-        (reference,) = (arm for arm in arms if arm.name == contract.reference)
-        found.append(
-            f"{where} contract.match = {contract.match} of '{reference.name}' is "
-            f"{_matched(reference.spend, contract.match):,.0f}, but {'; '.join(missed)}, beyond "
-            f"contract.tolerance = {contract.tolerance:g}. Give the arm a dial such as {_WIDTH}, "
-            "change its sizes, or widen the tolerance."
-        )
-    found += [
-        f"{where} arms '{one.name}' and '{other.name}' are one: with the same configuration, seeds "
-        "and data they would give the same numbers twice. Change one of them, or leave it out."
-        for one, other in combinations(arms, 2)
-        if _is_same(sweep, one, other)
-    ]
-    return found
-
-
-def _is_same(sweep: Sweep, one: PlannedArm, other: PlannedArm) -> bool:
-    """Whether all trials of two arms would be the same, two by two."""
-    if digest(one.cfg) != digest(other.cfg):
-        return False
-    how = {"overrides", "dial"}  # the configuration they come to is the same
-    asked, asked_other = (sweep.arms[arm.name].model_dump(exclude=how) for arm in (one, other))
-    drawn, drawn_other = (
-        sweep.searched.reachable(sweep.settings(arm.name)) for arm in (one, other)
-    )
-    return asked == asked_other and drawn == drawn_other
 
 
 def timed(arm: PlannedArm, seconds: Seconds | None) -> PlannedArm:
@@ -240,7 +188,12 @@ def _spend(parts: Parts, arm_cost: Cost, seconds: float | None) -> Spend:
     )
 
 
-def _matched(spend: Spend, match: Match) -> float:
+def matched(spend: Spend, match: Match) -> float:
+    """What a run spends of the quantity that a contract is about.
+
+    Raises:
+        ConfigError: these are seconds, and they are unknown.
+    """
     value = getattr(spend, match)
     if value is None:
         raise ConfigError(
@@ -256,7 +209,7 @@ def _dial(sweep: Sweep, arm: PlannedArm) -> str | None:
         return None
     if dial := sweep.dial(arm.name):
         return dial
-    dial = _STEPS if sweep.contract.match in ("tokens", "seconds") else _WIDTH
+    dial = _STEPS if sweep.contract.match in ("tokens", "seconds") else WIDTH
     own = sweep.arm_overrides(arm.name)[len(sweep.overrides) :]
     keys_searched = sweep.searched.keys()
     searched = any(overlap(dial, key) for key in keys_searched)
@@ -273,7 +226,7 @@ def _turn(
         known = keys(arm.cfg)
         raise ConfigError(
             f"{where}: must be a whole number of the arm's configuration, such as "
-            f"{_WIDTH}.{'' if dial in known else nearest(dial, known)}"
+            f"{WIDTH}.{'' if dial in known else nearest(dial, known)}"
         )
     if match == "seconds" and dial != _STEPS:
         raise ConfigError(
@@ -292,7 +245,7 @@ def _turn(
         except ConfigError as error:
             raise ConfigError(f"{where}, at {step * steps}: {error}") from error
         known = seconds(cfg) if seconds else None
-        return _matched(_spend(parts, cost(parts.model), known), match)
+        return matched(_spend(parts, cost(parts.model), known), match)
 
     here = max(1, OmegaConf.select(arm.cfg, dial) // step)
     if at(2 * here) <= at(here):
@@ -308,7 +261,12 @@ def _turn(
         low, high = (middle, high) if at(middle) < target else (low, middle)
     number = step * min((low, high), key=lambda steps: abs(at(steps) - target))
     turned = timed(_plan_arm(sweep, arm.name, [*arm.overrides, f"{dial}={number}"]), seconds)
-    return replace(turned, dial=dial, deviation=_matched(turned.spend, match) / target - 1)
+    return replace(
+        turned,
+        dial=dial,
+        deviation=matched(turned.spend, match) / target - 1,
+        neighbours=tuple((f"{dial}={step * n}", at(n) / target - 1) for n in (low, high)),
+    )
 
 
 def _is_whole(cfg: DictConfig, key: str) -> bool:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from hmoe.config import build
 from hmoe.errors import ConfigError
-from hmoe.study.contract import PlannedArm, compose_arms, faults, match_arms, timed
+from hmoe.study.contract import PlannedArm, compose_arms, match_arms, timed
 from hmoe.study.drift import drifts
+from hmoe.study.faults import faults
 from hmoe.study.probes import ROUNDS, Probes
 from hmoe.study.pruning import rung_steps
 from hmoe.study.registration import check_plan, other_dials
