@@ -115,7 +115,7 @@ def test_pruning_is_bounded_by_all_trials_and_by_none_stopped(
         assert row.least_minutes == pytest.approx((2 * stopped + 5 * RUN_S) / 2 / 60)
     assert plan.minutes == pytest.approx(63 / 2 / 60)
     assert plan.least_minutes == pytest.approx((4 * stopped + 10 * RUN_S) / 2 / 60)
-    assert "at\nleast 0.44 minutes, as if all were stopped at their first rung" in shown(plan)
+    assert "at\nleast 27 s, as if all were stopped at their first rung" in shown(plan)
     whole = plan_of(tmp_path, changes[1])
     assert whole.least_minutes == whole.minutes == plan.minutes
     assert "With pruning" not in shown(whole)
@@ -359,8 +359,15 @@ def test_the_plan_is_shown_on_80_columns(tmp_path: Path, measured: Measured) -> 
     for words in ("active", "total", "train", "tokens", "seconds", "core-hours", "free on disk"):
         assert words in page
     assert re_row("tree", page, "1.28k", "4.5", "+0.00%")  # 20 steps of 64 vectors
-    assert re_row("tree", page, "300", "MiB", "0.075")
-    assert re_row("all", page, "4", "0.15")
+    assert re_row("tree", page, "300", "MiB", "4.5", "s")  # two trials on two workers
+    assert re_row("all", page, "4", "9", "s")
+    assert "Not in these times: libraries" in page
+
+
+def test_times_are_seconds_below_a_minute(tmp_path: Path, measured: Measured) -> None:
+    """Of 60 trials an arm of 4.5 s on two workers, 135 s each."""
+    assert re_row("tree", shown(plan_of(tmp_path, "budget.trials=120")), "2.2", "min")
+    assert re_row("all", shown(plan_of(tmp_path, "budget.trials=26")), "58", "s")
 
 
 def test_without_a_probe_time_and_memory_are_a_dash(tmp_path: Path, measured: Measured) -> None:

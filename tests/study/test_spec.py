@@ -217,7 +217,7 @@ def test_an_unknown_sweep_is_answered_with_the_nearest(folder: Path) -> None:
         (
             "dial: model.ffn.hidden_dim",
             "dial: optim.lr",
-            "arms.dense.dial=optim.lr: the contract sets it",
+            "arms.dense.dial=optim.lr: the contract sets it, so it cannot be searched. A dial is a",
         ),
         ("# Does", "# Do", "the first line must be the question: # Does a tree beat a flat gate?"),
         ("workers: 2", "workers: 2\ntolerance: 0.1", "Did you mean 'contract.tolerance'?"),
