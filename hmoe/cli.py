@@ -13,16 +13,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hmoe.cli_views import compare, inspect, publish, report, repro, split_tokens, ui
-from hmoe.config import CONF, compose, digest, plain_values, read_system
-from hmoe.errors import ConfigError, HmoeError
+from hmoe.cli_views import compare, describe, inspect, publish, report, repro, split_tokens, ui
+from hmoe.config import compose, digest, plain_values
+from hmoe.errors import ConfigError, HmoeError, nearest
 
 INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the `hmoe` command."""
-    arguments = _parser().parse_args(argv)
+    parser, words = _parser(), list(sys.argv[1:] if argv is None else argv)
+    if not words:
+        parser.print_help(sys.stderr)
+        sys.exit(2)
+    if not words[0].startswith("-") and words[0] not in _COMMANDS:
+        known = ", ".join(_COMMANDS)
+        hint = nearest(words[0], _COMMANDS)
+        parser.error(f"invalid choice: '{words[0]}'.{hint} Commands: {known}.")
+    arguments = parser.parse_args(words)
     try:
         status = arguments.run(arguments.overrides)
     except HmoeError as error:
@@ -92,23 +100,6 @@ def em(overrides: Sequence[str]) -> int:
     return 0
 
 
-def describe(overrides: Sequence[str]) -> int:
-    """Draw the tree and say what the model costs, without training."""
-    cfg = compose(overrides)
-    from hmoe.models import description
-    from hmoe.training import assemble
-
-    parts = assemble(cfg, device="meta")
-    if cfg.system is not None:
-        system = read_system(cfg.system, CONF)
-        print(system.title)
-        for name in ("source", "equation", "differs"):
-            print(f"  {name:9} {getattr(system, name)}")
-        print()
-    print(description(parts.model))
-    return 0
-
-
 def plan(overrides: Sequence[str]) -> int:
     """Match the arms of a sweep and show what it would take: time, memory, disk."""
     from rich.console import Console
@@ -130,7 +121,7 @@ def sweep(overrides: Sequence[str]) -> int:
 
     console = Console(stderr=True)
     overrides, tokens = split_tokens(overrides)
-    plan, runs = _plan(overrides, console)
+    plan, runs = _plan(overrides, console, start=True)
     plan.check()
     console.print(plan_table(plan))
     study = plan.sweep
@@ -147,12 +138,11 @@ def sweep(overrides: Sequence[str]) -> int:
 
 def confirm(overrides: Sequence[str]) -> int:
     """Train the best of each arm on fresh seeds, with a look at the test set, and report."""
-    from hmoe.study import plan_sweep
+    from hmoe.study import planned_arms
 
     overrides, tokens = split_tokens(overrides)
     study, runs = _load_sweep(overrides)
-    planned = plan_sweep(study, runs, measure=False).planned
-    return _confirm(study, planned, runs, overrides, tokens)
+    return _confirm(study, planned_arms(study, runs), runs, overrides, tokens)
 
 
 def _confirm(
@@ -183,7 +173,7 @@ def status(overrides: Sequence[str]) -> int:
     """Show how far a sweep is; watch=true goes on until it ends."""
     from rich.console import Console
 
-    from hmoe.study import plan_sweep, show_status
+    from hmoe.study import planned_arms, show_status
     from hmoe.study.registration import read_registration
 
     own = [o for o in overrides if o.startswith("watch=")]
@@ -192,15 +182,13 @@ def status(overrides: Sequence[str]) -> int:
         raise ConfigError(f"watch = {options['watch']}: expected true or false.")
     study, runs = _load_sweep([o for o in overrides if o not in own])
     read_registration(runs / study.name)
-    arms = plan_sweep(study, runs, measure=False).planned
-    show_status(Console(), study, arms, runs, watch=options["watch"])
+    show_status(Console(), study, planned_arms(study, runs), runs, watch=options["watch"])
     return 0
 
 
 def bench(overrides: Sequence[str]) -> int:
     """Run suites of benchmarks, such as `train`: ratios of things measured in turns."""
     from hmoe.bench import SUITES
-    from hmoe.errors import nearest
     from hmoe.training import keep_memory
 
     suites = [o for o in overrides if "=" not in o]
@@ -245,7 +233,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hmoe", description="Experiments with hierarchical mixtures of experts."
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    commands = parser.add_subparsers(dest="command", metavar="command")
     for name, (run, example) in _COMMANDS.items():
         summary = (run.__doc__ or "").splitlines()[0]
         command = commands.add_parser(
@@ -283,17 +271,25 @@ def _load_sweep(overrides: Sequence[str]) -> tuple[Any, Path]:
     return load_sweep(chosen[0], rest), Path(runs[-1] if runs else "runs")
 
 
-def _plan(overrides: Sequence[str], console: Any) -> tuple[Any, Path]:
-    """The plan of a sweep, and the runs folder; probe=false measures nothing."""
+def _plan(overrides: Sequence[str], console: Any, *, start: bool = False) -> tuple[Any, Path]:
+    """The plan of a sweep, and the runs folder; probe=false measures nothing, probe=20 longer.
+
+    A sweep that is to start is refused first if another process is at it.
+    """
     from hmoe.study import plan_sweep
+    from hmoe.study.registration import owned
 
     own = [o for o in overrides if o.startswith("probe=")]
     options = plain_values(own, {"probe": True})
-    if not isinstance(options["probe"], bool):
-        raise ConfigError(f"probe = {options['probe']}: expected true or false.")
+    probe = options["probe"]
+    if not isinstance(probe, int) or (probe is not False and probe < 1):
+        raise ConfigError(f"probe = {probe}: expected true, false or a number of rounds.")
     study, runs = _load_sweep([o for o in overrides if o not in own])
+    if start and (runs / study.name).exists():
+        with owned(runs / study.name, study):
+            pass
     with console.status("matching the arms and measuring a few steps of each"):
-        return plan_sweep(study, runs, measure=options["probe"]), runs
+        return plan_sweep(study, runs, measure=probe), runs
 
 
 def _print_result(result: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The commands that look at what is there: report, compare, repro, inspect, ui.
+"""The commands that look at what is there: describe, report, compare, repro, inspect, ui.
 
 Heavy libraries are imported inside the commands, as in `hmoe.cli`.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from hmoe.config import plain_values
+from hmoe.config import CONF, compose, plain_values, read_system
 from hmoe.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,6 +18,23 @@ if TYPE_CHECKING:
     from hmoe.tracking import Run, Study
 
 _PORT = 5000
+
+
+def describe(overrides: Sequence[str]) -> int:
+    """Draw the tree and say what the model costs, without training."""
+    cfg = compose(overrides)
+    from hmoe.models import description
+    from hmoe.training import assemble
+
+    parts = assemble(cfg, device="meta")
+    if cfg.system is not None:
+        system = read_system(cfg.system, CONF)
+        print(system.title)
+        for name in ("source", "equation", "differs"):
+            print(f"  {name:9} {getattr(system, name)}")
+        print()
+    print(description(parts.model))
+    return 0
 
 
 def report(overrides: Sequence[str]) -> int:
@@ -30,7 +47,10 @@ def report(overrides: Sequence[str]) -> int:
     name = options["name"] or options["sweep"]
     if name is None:
         raise ConfigError("sweep= is missing: name the study, such as sweep=hierarchy.")
-    return publish(Path(options["runs"]), name, paper=options["paper"], tokens=tokens)
+    runs = Path(options["runs"])
+    if not (runs / name).exists():
+        _refuse_unstarted(runs, name)
+    return publish(runs, name, paper=options["paper"], tokens=tokens)
 
 
 def compare(words: Sequence[str]) -> int:
@@ -143,6 +163,19 @@ def publish(runs: Path, name: str, *, paper: bool = False, tokens: int = 0) -> i
     print(f"report: {page}")
     print(f"runs:   make ui, then {links(runs, _PORT)[name][0]}")
     return 0
+
+
+def _refuse_unstarted(runs: Path, name: str) -> None:
+    """Say how to start a study that has a sweep file and no runs."""
+    from hmoe.study import SWEEPS
+    from hmoe.tracking import study_names
+
+    kept = study_names(runs) if (runs / "mlflow.db").exists() else []  # its folders may be gone
+    if (SWEEPS / f"{name}.yaml").exists() and name not in kept:
+        raise ConfigError(
+            f"sweep={name}: has not been started in {runs}. Start it with "
+            f"`hmoe sweep sweep={name}`."
+        )
 
 
 def _inspections(runs: Path, study: "Study", tokens: int) -> "Mapping[str, Inspection]":

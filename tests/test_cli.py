@@ -126,7 +126,10 @@ def test_who_follows_a_run_does_not_wait_for_mlflow():
         ("em em.newton_steps=0", "em.newton_steps = 0: must be at least 1"),
         ("sweep", "sweep= must be given once; there are clothing, frozen_upper, hierarchy"),
         ("sweep sweep=hierarchy sweep=hierarchy", "sweep= must be given once"),
-        ("sweep sweep=hierachy", "Did you mean 'hierarchy'? Sweeps: clothing, frozen_upper, hierarchy"),
+        (
+            "sweep sweep=hierachy",
+            "Did you mean 'hierarchy'? Sweeps: clothing, frozen_upper,",
+        ),
         ("sweep sweep=hierarchy budget.trials=7", "budget.trials=7: must be a multiple of the"),
         ("sweep sweep=hierarchy wrokers=2", "wrokers=2: no such key"),
         ("sweep sweep=hierarchy workers=0", "workers=0: must be greater than or equal to 1"),
@@ -146,7 +149,8 @@ def test_who_follows_a_run_does_not_wait_for_mlflow():
         ("inspect . tokens=many", "tokens = many: expected a whole number"),
         ("inspect . splitt=val", "Did you mean 'split'?"),
         ("inspect .", "holds no config.yaml, so it is not the folder of a run"),
-        ("report sweep=hierarchy", "no tracked runs there"),
+        ("report sweep=hierarchy", "not been started in runs. Start it with `hmoe sweep sweep=hi"),
+        ("report name=unheard_of", "no tracked runs there"),
         ("report", "sweep= is missing"),
         ("report sweep=hierarchy paper=svg", "paper = svg: expected true or false"),
         ("report sweeep=hierarchy", "Did you mean 'sweep'?"),
@@ -178,9 +182,10 @@ def test_a_mistake_is_told_in_one_message_and_leaves_nothing_behind(argv, messag
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ("trian", "invalid choice: 'trian'"),
+        ("trian", "invalid choice: 'trian'. Did you mean 'train'? Commands: train, em,"),
+        ("swep sweep=hierarchy", "Did you mean 'sweep'?"),
+        ("", "Run a sweep, or go on with it"),
         ("train --verbose", "unrecognized arguments: --verbose"),
-        ("", "the following arguments are required: command"),
     ],
 )
 def test_a_command_or_option_that_does_not_exist_is_refused(argv, message, capsys):
@@ -306,6 +311,16 @@ def test_the_plan_and_the_state_of_a_sweep_are_shown(capsys, tmp_path):
     assert ended.value.code == 0
     assert "Go on with `hmoe sweep sweep=tiny`" in capsys.readouterr().out
     assert not (runs / "optuna.db").exists()
+
+
+def test_a_study_in_use_is_refused_before_its_plan(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("hmoe.study.plan_sweep", lambda *_, **__: pytest.fail("it was planned"))
+    overrides = sweep_overrides(tmp_path / "runs")
+    study, runs = cli._load_sweep(overrides)
+    with registration.owned(runs / "tiny", study):
+        told = refused(capsys, "sweep", *overrides)
+    assert "is in use by process" in told
+    assert "look at it with `hmoe status`" in told
 
 
 # ------------------------------------------------------------------- hmoe train, the real thing

@@ -13,7 +13,7 @@ Hydra's and means what Hydra says it means, with four differences, each on purpo
 No torch at import time: `check` and `build` import what the config names.
 """
 
-from hmoe.config.groups import CONF, options
+from hmoe.config.groups import CONF, group_names, options
 from hmoe.config.objects import build
 from hmoe.config.overrides import (
     compose,
@@ -40,6 +40,7 @@ __all__ = [
     "digest",
     "expand",
     "explain",
+    "group_names",
     "has_sweep",
     "key_of",
     "keys",

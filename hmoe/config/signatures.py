@@ -75,7 +75,13 @@ def explain(error: ValidationError) -> list[str]:
     for fault in error.errors(include_url=False):
         key = ".".join(str(part) for part in fault["loc"] if part != "[key]")
         cause = fault.get("ctx", {}).get("error")
-        reason = str(cause or fault["msg"].replace("Input should", "must"))
+        told = re.sub(r"^[A-Z]\w* should", "must", fault["msg"]).replace(" after validation", "")
+        reason = str(cause or told)
+        if fault["type"] == "literal_error":
+            allowed = re.findall(r"'([^']*)'", fault["ctx"]["expected"])
+            reason += f".{hint}" if (hint := nearest(str(fault["input"]), allowed)) else ""
+        if fault["type"] in ("model_type", "dict_type"):
+            reason = "must be a mapping, as in {key: value}"
         if fault["type"] == "string_type":
             reason += f"; text that reads as something else is written '{fault['input']}', quoted"
         if fault["type"] == "missing":

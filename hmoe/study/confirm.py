@@ -11,9 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from hmoe.config import compose, digest
 from hmoe.errors import ConfigError
 from hmoe.files import write_atomically
 from hmoe.study.contract import PlannedArm
+from hmoe.study.invocations import looks, note
 from hmoe.study.job import Job, JobState
 from hmoe.study.registration import CHOSEN, kept_choice, num_seeds, registered
 from hmoe.study.runner import Progress, run_jobs
@@ -61,7 +63,8 @@ def plan_confirmation(sweep: Sweep, arms: Sequence[PlannedArm], runs: Path) -> C
 
     Raises:
         ConfigError: the sweep plans no confirmation, is not complete, was registered with another
-            plan, or its reference has no trial that may be confirmed.
+            plan, its reference has no trial that may be confirmed, or all arms came to one
+            configuration.
     """
     if sweep.confirm is None:
         raise ConfigError(
@@ -94,7 +97,12 @@ def plan_confirmation(sweep: Sweep, arms: Sequence[PlannedArm], runs: Path) -> C
             f"sweep={sweep.name}: the reference '{sweep.contract.reference}' cannot be confirmed: "
             f"{left_out[sweep.contract.reference]}."
         )
-    return Chosen(choices, left_out, seeds)
+    twins = _twins(sweep, arms, choices)
+    if twins and len(twins) == len(choices) - 1:
+        told = "; ".join(f"{arm}: {why}" for arm, why in twins.items())
+        raise ConfigError(f"sweep={sweep.name}: there is nothing to confirm. {told}.")
+    chosen = {name: choice for name, choice in choices.items() if name not in twins}
+    return Chosen(chosen, left_out | twins, seeds)
 
 
 def fresh_seeds(sweep: Sweep, number: int) -> list[int]:
@@ -133,7 +141,10 @@ def run_confirmation(
         record = {"seeds": len(now.seeds), "arms": chosen, "left_out": now.left_out}
         (folder / CHOSEN).parent.mkdir(exist_ok=True)
         write_atomically(folder / CHOSEN, json.dumps(record, indent=1))
-        return Confirmation(now, arms, folder)
+        found = Confirmation(now, arms, folder)
+        if len(found.ended()) < found.total:
+            note(folder, command=command, question=sweep.question, seeds=len(now.seeds))
+        return found
 
     run_jobs(sweep, arms, runs, source=source, command=command, show=show)
 
@@ -152,11 +163,13 @@ class Confirmation:
         self._jobs = [
             _job(arm, plan.choices[arm.name], seed) for seed in plan.seeds for arm in chosen
         ]
-        self._path = folder / _ENDED
+        self._folder, self._path = folder, folder / _ENDED
+        self._num_seeds = len(plan.seeds)
         self._reasons: dict[str, str] = {}
         if self._path.exists():
             self._reasons = json.loads(self._path.read_text(encoding="utf-8"))
         self._begun = set(self._reasons)
+        self._note_look()
 
     def ask(self) -> Job | None:
         """The next run; None when all have begun."""
@@ -180,6 +193,7 @@ class Confirmation:
         """End a run. Its metrics are in its folder; kept here is that it ended, and why so."""
         self._reasons[job.place] = reason
         write_atomically(self._path, json.dumps(self._reasons, indent=1))
+        self._note_look()
 
     def interrupt(self, job: Job) -> None:
         """Give back a run that was stopped on purpose."""
@@ -194,6 +208,15 @@ class Confirmation:
             return "failed" if self._reasons[place] else "complete"
         return "running" if place in self._begun else "waiting"
 
+    def _note_look(self) -> None:
+        """Write down once at how many seeds all runs have ended: there the verdicts are read.
+
+        Seeds added after such a look are added in the knowledge of what it said.
+        """
+        complete = self._reasons.keys() >= {job.place for job in self._jobs}
+        if complete and self._num_seeds not in looks(self._folder):
+            note(self._folder, looked=self._num_seeds)
+
 
 def _job(arm: PlannedArm, choice: Choice, seed: int) -> Job:
     place = f"confirm/{arm.name}/seed_{seed}"
@@ -205,6 +228,24 @@ def _job(arm: PlannedArm, choice: Choice, seed: int) -> Job:
         label=place,
         place=place,
     )
+
+
+def _twins(
+    sweep: Sweep, arms: Sequence[PlannedArm], choices: Mapping[str, Choice]
+) -> dict[str, str]:
+    """Arms whose choice is the configuration of an earlier arm, or of the reference, and why."""
+    first: dict[str, str] = {}
+    found = {}
+    for arm in sorted(arms, key=lambda arm: arm.name != sweep.contract.reference):
+        if choice := choices.get(arm.name):
+            own = digest(compose([*arm.overrides, *choice.drawn]))
+            other = first.setdefault(own, arm.name)
+            if other != arm.name:
+                found[arm.name] = (
+                    f"its best trial has the very configuration of the best of '{other}', so that "
+                    "both would give the same numbers"
+                )
+    return found
 
 
 def _choice(end: Ended, value: float, folder: Path) -> Choice:

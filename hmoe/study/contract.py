@@ -9,22 +9,21 @@ alike, else the width of the experts, unless the arm's overrides say that number
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import combinations
 
 from omegaconf import DictConfig, OmegaConf
 
-from hmoe.config import compose, digest, keys
+from hmoe.config import compose, keys
 from hmoe.errors import ConfigError, nearest
 from hmoe.models import Cost, cost
 from hmoe.study.sections import Match
-from hmoe.study.space import settings_of
+from hmoe.study.space import overlap, settings_of
 from hmoe.study.spec import Sweep
 from hmoe.training import Parts, assemble, tokens_per_step, validation_metrics
 
 # Widths move in steps that every grouped product can take, all else by ones.
 _WIDTH_STEP = 8
 _STEPS = "trainer.max_steps"
-_WIDTH = "experts.hidden_dim"
+WIDTH = "experts.hidden_dim"
 
 Seconds = Callable[[DictConfig], float | None]
 """How long a run of a configuration will take, None if unknown: see `hmoe.study.plan`."""
@@ -62,6 +61,8 @@ class PlannedArm:
         spend: what one run of it spends.
         dial: the key that was turned, "" if none was.
         deviation: share by which it misses the reference in the matched quantity; signed.
+        neighbours: the settings of the dial below and above the reference, each with its
+            deviation; none if no dial was turned.
         objectives: those metrics of the study that the arm has: a dense control has no load, nor
             have slots.
     """
@@ -75,6 +76,7 @@ class PlannedArm:
     dial: str
     deviation: float
     objectives: tuple[str, ...]
+    neighbours: tuple[tuple[str, float], ...] = ()
 
     @property
     def setting(self) -> str:
@@ -82,81 +84,41 @@ class PlannedArm:
         return f"{self.dial}={OmegaConf.select(self.cfg, self.dial)}" if self.dial else ""
 
 
-def plan_arms(sweep: Sweep, seconds: Seconds | None = None) -> list[PlannedArm]:
-    """Compose every arm and match it to the contract's reference.
+def compose_arms(sweep: Sweep) -> list[PlannedArm]:
+    """The arms as the sweep file has them, no dial turned and nothing probed.
+
+    Raises:
+        ConfigError: an arm does not compose.
+    """
+    return [_plan_arm(sweep, name, sweep.arm_overrides(name)) for name in sweep.arms]
+
+
+def match_arms(
+    sweep: Sweep, composed: Sequence[PlannedArm], seconds: Seconds | None = None
+) -> list[PlannedArm]:
+    """The arms, each as near to the contract as its dial brings it.
+
+    Whether that will do, `hmoe.study.faults` says.
 
     Args:
         sweep: the study.
+        composed: its arms; all of them, for a mistake is told before the first is probed.
         seconds: what a probe foretells; only a contract on seconds asks.
 
     Raises:
-        ConfigError: an arm does not compose, cannot be matched within the tolerance, or is the same
-            as another.
-    """
-    arms = match_arms(sweep, seconds)
-    if wrong := faults(sweep, arms):
-        raise ConfigError("\n".join(wrong))
-    return arms
-
-
-def match_arms(sweep: Sweep, seconds: Seconds | None = None) -> list[PlannedArm]:
-    """The arms, each as near to the contract as its dial brings it: `faults` says if that will do.
-
-    Raises:
-        ConfigError: an arm does not compose, or a dial cannot be turned.
+        ConfigError: a dial cannot be turned, or seconds are needed and unknown.
     """
     match = sweep.contract.match
     asked = seconds if match == "seconds" else None
-    # All arms are composed before the first is probed: a mistake is told before any work.
-    first = {name: _plan_arm(sweep, name, sweep.arm_overrides(name)) for name in sweep.arms}
-    first = {name: timed(arm, asked) for name, arm in first.items()}
-    target = _matched(first[sweep.contract.reference].spend, match)
+    first = {arm.name: timed(arm, asked) for arm in composed}
+    target = matched(first[sweep.contract.reference].spend, match)
     planned = []
     for arm in first.values():
-        arm = replace(arm, deviation=_matched(arm.spend, match) / target - 1)
+        arm = replace(arm, deviation=matched(arm.spend, match) / target - 1)
         if dial := _dial(sweep, arm):
             arm = _turn(sweep, arm, dial, target, asked)
         planned.append(arm)
     return planned
-
-
-def faults(sweep: Sweep, arms: Sequence[PlannedArm]) -> list[str]:
-    """Why these arms cannot be compared: those that miss the contract, and those that are one."""
-    contract, where = sweep.contract, f"sweep {sweep.name}:"
-    missed = [
-        f"arm '{arm.name}' has {_matched(arm.spend, contract.match):,.0f} ({arm.deviation:+.1%}) "
-        + (f"at the nearest, {arm.setting}" if arm.dial else "and no dial to turn")
-        for arm in arms
-        if abs(arm.deviation) > contract.tolerance
-    ]
-    found = []
-    if missed:
-        (reference,) = (arm for arm in arms if arm.name == contract.reference)
-        found.append(
-            f"{where} contract.match = {contract.match} of '{reference.name}' is "
-            f"{_matched(reference.spend, contract.match):,.0f}, but {'; '.join(missed)}, beyond "
-            f"contract.tolerance = {contract.tolerance:g}. Give the arm a dial such as {_WIDTH}, "
-            "change its sizes, or widen the tolerance."
-        )
-    found += [
-        f"{where} arms '{one.name}' and '{other.name}' are one: with the same configuration, seeds "
-        "and data they would give the same numbers twice. Change one of them, or leave it out."
-        for one, other in combinations(arms, 2)
-        if _is_same(sweep, one, other)
-    ]
-    return found
-
-
-def _is_same(sweep: Sweep, one: PlannedArm, other: PlannedArm) -> bool:
-    """Whether all trials of two arms would be the same, two by two."""
-    if digest(one.cfg) != digest(other.cfg):
-        return False
-    how = {"overrides", "dial"}  # the configuration they come to is the same
-    asked, asked_other = (sweep.arms[arm.name].model_dump(exclude=how) for arm in (one, other))
-    drawn, drawn_other = (
-        sweep.searched.reachable(sweep.settings(arm.name)) for arm in (one, other)
-    )
-    return asked == asked_other and drawn == drawn_other
 
 
 def timed(arm: PlannedArm, seconds: Seconds | None) -> PlannedArm:
@@ -226,7 +188,12 @@ def _spend(parts: Parts, arm_cost: Cost, seconds: float | None) -> Spend:
     )
 
 
-def _matched(spend: Spend, match: Match) -> float:
+def matched(spend: Spend, match: Match) -> float:
+    """What a run spends of the quantity that a contract is about.
+
+    Raises:
+        ConfigError: these are seconds, and they are unknown.
+    """
     value = getattr(spend, match)
     if value is None:
         raise ConfigError(
@@ -242,10 +209,11 @@ def _dial(sweep: Sweep, arm: PlannedArm) -> str | None:
         return None
     if dial := sweep.dial(arm.name):
         return dial
-    dial = _STEPS if sweep.contract.match in ("tokens", "seconds") else _WIDTH
+    dial = _STEPS if sweep.contract.match in ("tokens", "seconds") else WIDTH
     own = sweep.arm_overrides(arm.name)[len(sweep.overrides) :]
-    said = settings_of(own).keys() | set(sweep.searched.keys())
-    free = dial not in said and _is_whole(arm.cfg, dial)
+    keys_searched = sweep.searched.keys()
+    searched = any(overlap(dial, key) for key in keys_searched)
+    free = dial not in settings_of(own) and not searched and _is_whole(arm.cfg, dial)
     return dial if free and abs(arm.deviation) > sweep.contract.tolerance else None
 
 
@@ -258,7 +226,7 @@ def _turn(
         known = keys(arm.cfg)
         raise ConfigError(
             f"{where}: must be a whole number of the arm's configuration, such as "
-            f"{_WIDTH}.{'' if dial in known else nearest(dial, known)}"
+            f"{WIDTH}.{'' if dial in known else nearest(dial, known)}"
         )
     if match == "seconds" and dial != _STEPS:
         raise ConfigError(
@@ -277,7 +245,7 @@ def _turn(
         except ConfigError as error:
             raise ConfigError(f"{where}, at {step * steps}: {error}") from error
         known = seconds(cfg) if seconds else None
-        return _matched(_spend(parts, cost(parts.model), known), match)
+        return matched(_spend(parts, cost(parts.model), known), match)
 
     here = max(1, OmegaConf.select(arm.cfg, dial) // step)
     if at(2 * here) <= at(here):
@@ -293,7 +261,12 @@ def _turn(
         low, high = (middle, high) if at(middle) < target else (low, middle)
     number = step * min((low, high), key=lambda steps: abs(at(steps) - target))
     turned = timed(_plan_arm(sweep, arm.name, [*arm.overrides, f"{dial}={number}"]), seconds)
-    return replace(turned, dial=dial, deviation=_matched(turned.spend, match) / target - 1)
+    return replace(
+        turned,
+        dial=dial,
+        deviation=matched(turned.spend, match) / target - 1,
+        neighbours=tuple((f"{dial}={step * n}", at(n) / target - 1) for n in (low, high)),
+    )
 
 
 def _is_whole(cfg: DictConfig, key: str) -> bool:

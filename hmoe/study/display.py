@@ -17,7 +17,28 @@ from hmoe.study.spec import Sweep
 def plan_table(plan: Plan) -> Group:
     """The arms, what one run of each spends, what the sweep takes, and why it cannot start."""
     tables = (_arms_table(plan), _spend_table(plan), _effort_table(plan))
-    return Group(f"[bold]{escape(plan.sweep.question)}", *tables, *_bounds(plan))
+    return Group(
+        f"[bold]{escape(plan.sweep.question)}",
+        *tables,
+        *_bounds(plan),
+        *_doubts(plan),
+        *_uncounted(plan),
+    )
+
+
+def _uncounted(plan: Plan) -> list[str]:
+    """What no probe has measured, where times are told."""
+    told = "Not in these times: libraries, which a sweep loads once, and the report."
+    return [] if plan.minutes is None else [told]
+
+
+def _doubts(plan: Plan) -> list[str]:
+    """How well the seconds are known that a contract makes alike."""
+    doubts = {row.arm.name: row.doubt for row in plan.arms if row.doubt is not None}
+    if plan.sweep.contract.match != "seconds" or not doubts:
+        return []
+    told = ", ".join(f"{arm} to {doubt:.1%}" for arm, doubt in doubts.items())
+    return [escape(f"Seconds beside those of '{plan.sweep.contract.reference}' are known: {told}.")]
 
 
 def _bounds(plan: Plan) -> list[str]:
@@ -26,7 +47,7 @@ def _bounds(plan: Plan) -> list[str]:
         return []
     return [
         "With pruning these times are the most, as if no trial were stopped early; at",
-        f"least {_short(plan.least_minutes)} minutes, as if all were stopped at their first rung.",
+        f"least {_time(plan.least_minutes)}, as if all were stopped at their first rung.",
     ]
 
 
@@ -62,7 +83,7 @@ def _effort_table(plan: Plan) -> Table:
     table = _table(
         f"All runs: {workers}, {_bytes(plan.free_bytes)} free on disk",
         ("arm",),
-        ("trials", "confirm", "memory", "minutes", hours, "disk"),
+        ("trials", "confirm", "memory", "time", hours, "disk"),
     )
     for row in plan.arms:
         table.add_row(
@@ -70,7 +91,7 @@ def _effort_table(plan: Plan) -> Table:
             str(row.trials),
             str(row.confirmations),
             _bytes(row.probe.peak_bytes if row.probe else None),
-            _short(row.minutes),
+            _time(row.minutes),
             _short(row.device_hours),
             _bytes(row.disk_bytes),
         )
@@ -80,7 +101,7 @@ def _effort_table(plan: Plan) -> Table:
         str(sum(row.trials for row in plan.arms)),
         str(sum(row.confirmations for row in plan.arms)),
         "",
-        _short(plan.minutes),
+        _time(plan.minutes),
         _short(plan.device_hours),
         _bytes(plan.disk_bytes),
     )
@@ -103,7 +124,7 @@ def confirmation_table(sweep: Sweep, arms: Sequence[PlannedArm], plan: Chosen) -
     seconds = len(plan.seeds) * sum(choice.seconds for choice in plan.choices.values())
     table = Table(
         title=f"{sweep.question}\n{len(plan.choices)} arms on seeds {plan.seeds[0]} to "
-        f"{plan.seeds[-1]}, about {seconds / sweep.workers / 60:.0f} minutes",
+        f"{plan.seeds[-1]}, about {_time(seconds / sweep.workers / 60)}",
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE,
@@ -133,6 +154,13 @@ def _short(number: float | None) -> str:
         if number >= size:
             return f"{number / size:.4g}{unit}"
     return f"{number:.2g}" if number < 10 and number % 1 else f"{number:.0f}"
+
+
+def _time(minutes: float | None) -> str:
+    """In seconds below a minute."""
+    if minutes is None:
+        return "-"
+    return f"{_short(minutes)} min" if minutes >= 1 else f"{_short(60 * minutes)} s"
 
 
 def _bytes(number: int | None) -> str:

@@ -34,8 +34,8 @@ def drifts(sweep: Sweep, arms: Sequence[PlannedArm]) -> list[str]:
     """Why trials of these arms would not be matched, one line an arm; none if all would be.
 
     With a contract on seconds the training FLOPs stand for them: what a step takes is known of the
-    arm as it was probed alone. What does not compose is passed over: its trial will fail and say
-    why.
+    arm as it was probed alone. What does not compose is passed over: see
+    `hmoe.study.vetting`.
 
     Args:
         sweep: the study.
@@ -100,7 +100,7 @@ class _Ends:
 
     def _at(self, pins: Pins, others: int) -> _End:
         """The configuration where some parameters are held; noted if it is beyond the tolerance."""
-        trial = _Held(pins, others)
+        trial = Held(pins, others)
         drawn = tuple(draw(self._sweep, self._arm, cast(BaseTrial, trial)))
         # Whatever optimises, the model and its data spend the same: nearly every search has a rate.
         value = self._value(tuple(d for d in drawn if not d.startswith("optim.")))
@@ -138,7 +138,7 @@ class _Ends:
         )
 
 
-class _Held:
+class Held:
     """Stands in for a trial: suggests the ends at which parameters are held.
 
     Args:

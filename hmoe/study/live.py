@@ -23,7 +23,7 @@ from hmoe.study.registration import kept_choice
 from hmoe.study.runner import Progress
 from hmoe.study.search import Search
 from hmoe.study.spec import Sweep
-from hmoe.study.standing import Standing, Standings, owned
+from hmoe.study.standing import Standing, Standings, is_owned
 
 _REFRESH_SECONDS = 2.0
 _UNENDED = {"waiting", "running"}
@@ -67,7 +67,7 @@ def show_status(
     last, view = watcher.look()
     redraws = watch and console.is_interactive
     with Live(view, console=console, auto_refresh=False) if redraws else nullcontext() as live:
-        while watch and owned(folder) and watcher.expects(last):
+        while watch and is_owned(folder) and watcher.expects(last):
             time.sleep(_REFRESH_SECONDS)
             states, view = watcher.look()
             if live is not None:
@@ -92,7 +92,7 @@ class _Watcher:
 
     def look(self) -> tuple[dict[str, JobState], RenderableType]:
         """The state of every job, and what to show."""
-        alive = owned(self._folder)
+        alive = is_owned(self._folder)
         search = Search(self._sweep, self._arms, self._runs, reading=True)
         states = self._true(search.states(), alive)
         parts: list[RenderableType] = [_title(self._sweep), standing_view(self._trials.of(states))]

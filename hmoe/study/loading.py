@@ -4,13 +4,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from hmoe.config import explain, parse
+from hmoe.config import CONF, compose, explain, group_names, keys, parse
 from hmoe.errors import ConfigError, nearest
+from hmoe.study.sections import dotted_keys, meant
 from hmoe.study.spec import Sweep
 
 _PACKAGE = Path(__file__).parents[1]
@@ -25,17 +27,19 @@ def load_sweep(name: str, overrides: Sequence[str] = (), *, folder: Path = SWEEP
     """
     names = sorted(file.stem for file in folder.glob("*.yaml"))
     if name not in names:
+        stem = Path(name).stem  # of one who writes the path of the file
+        hint = f" Write sweep={stem}." if stem in names else nearest(name, names)
         raise ConfigError(
-            f"sweep={name}: no such file in {folder}.{nearest(name, names)} "
-            f"Sweeps: {', '.join(names)}."
+            f"sweep={name}: no such file in {folder}.{hint} Sweeps: {', '.join(names)}."
         )
     # A section that may be missing is there, so that `search.sampler=random` finds it.
     content = {"name": name, "search": {}, **_read(folder / f"{name}.yaml")}
     _check_branches(_sweep(name, content))
     for override in overrides:
-        parsed = parse(override)
+        parsed = _parse(override)
         *parents, last = parsed.key_or_group.split(".")
         if (parents or [last])[0] not in Sweep.model_fields:
+            _check_key(override, parsed.key_or_group)
             content["overrides"] = [*content.get("overrides", []), override]
             continue
         node = content
@@ -48,6 +52,32 @@ def load_sweep(name: str, overrides: Sequence[str] = (), *, folder: Path = SWEEP
             node[part] = node = dict(node[part])
         node[last] = parsed.value()
     return _sweep(name, content)
+
+
+def _parse(override: str) -> Override:
+    try:
+        return parse(override)
+    except ConfigError as error:
+        if not override.startswith("space="):
+            raise
+        raise ConfigError(
+            f"{error}. On the command line each line of `space` is quoted, and so is all of it: "
+            "\"space=['optim.lr=tag(log,interval(1e-3,1e-2))']\""
+        ) from error
+
+
+def _check_key(override: str, key: str) -> None:
+    """Refuse a key that is neither of the sweep file nor of the configuration of its arms.
+
+    Here, since the arms would only say that they have no such key.
+    """
+    top = [*group_names(CONF), *keys(compose([]))]
+    if key.partition(".")[0] not in top:
+        own = dotted_keys(Sweep)
+        raise ConfigError(
+            f"{override}: no such key.{meant(key, [*own, *top])} Keys of the sweep: "
+            f"{', '.join(own)}. All others are those of `hmoe train`."
+        )
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -5,23 +5,23 @@ Time and memory come from a probe of a few steps an arm, kept beside the study's
 a sweep that goes on has the plan that it began with.
 """
 
-import json
 import shutil
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-
-from hmoe.config import build, digest
+from hmoe.config import build
 from hmoe.errors import ConfigError
-from hmoe.files import write_atomically
-from hmoe.study.contract import PlannedArm, faults, match_arms, timed
+from hmoe.study.contract import PlannedArm, compose_arms, match_arms, timed
 from hmoe.study.drift import drifts
+from hmoe.study.faults import faults
+from hmoe.study.probes import ROUNDS, Probes
 from hmoe.study.pruning import rung_steps
+from hmoe.study.registration import check_plan, other_dials
 from hmoe.study.search import check_search
 from hmoe.study.spec import Sweep
-from hmoe.training import Probe, probe, shortened, start_server
+from hmoe.study.vetting import vet
+from hmoe.training import Probe, probe, start_server
 
 # What is kept on disk beside the numbers in a checkpoint, as measured; a line of an event log is
 # in the run's folder and once more, value by value, in MLflow.
@@ -30,6 +30,7 @@ _RUN_BYTES = 100_000  # configuration and result, twice
 _LINE_BYTES = 1_000
 _VALIDATION_BYTES = 6_000
 _CHECKPOINT_BYTES = 40_000
+_PROBES = "probe.json"
 _MOMENTS = 2  # that AdamW keeps of every parameter
 
 
@@ -48,6 +49,8 @@ class ArmPlan:
             that pruning can leave; without pruning it is `minutes`.
         device_hours: of CPU cores, or of GPUs; None without a probe.
         disk_bytes: of its runs.
+        doubt: share by which the seconds of a run, beside those of the contract's reference, may
+            be other than they are here; None unless both were measured in turns.
     """
 
     arm: PlannedArm
@@ -58,6 +61,7 @@ class ArmPlan:
     least_minutes: float | None
     device_hours: float | None
     disk_bytes: int
+    doubt: float | None = None
 
 
 @dataclass(frozen=True)
@@ -115,24 +119,31 @@ class Plan:
             raise ConfigError("\n".join(self.faults))
 
 
-def plan_sweep(sweep: Sweep, runs: Path, *, measure: bool) -> Plan:
+def plan_sweep(sweep: Sweep, runs: Path, *, measure: bool | int) -> Plan:
     """Match the arms of a sweep and foretell what it takes.
 
     Args:
         sweep: the study.
         runs: folder of run folders and stores.
-        measure: probe the arms that have not been; else only what is known already is told.
+        measure: probe the arms that have not been; else only what is known already is told. A
+            number says in how many rounds, where a contract on seconds needs several.
 
     Raises:
-        ConfigError: an arm does not compose, a dial cannot be turned, or a probe fails. Other
-            faults are told by `Plan.check`, so that the plan can be shown first.
+        ConfigError: the study began under another plan, an arm does not compose, what is searched
+            cannot be, a dial cannot be turned, or a probe fails. Other faults are told by
+            `Plan.check`, so that the plan can be shown first.
     """
     folder = runs / sweep.name
-    kept = folder / "probe.json"
+    kept = folder / _PROBES
+    check_plan(folder, sweep)
+    composed = compose_arms(sweep)
+    vet(sweep, composed)
     if measure and not kept.exists():
         start_server(sweep.threads)  # loads while the arms are matched
     probes = Probes(kept, sweep, probe if measure else None)
-    arms = match_arms(sweep, probes.seconds)
+    if measure and sweep.contract.match == "seconds":
+        probes.take_turns(composed, rounds=ROUNDS if measure is True else measure)
+    arms = match_arms(sweep, composed, probes.seconds)
     # Only of arms that are matched can it be said that their trials are not.
     wrong = [*(faults(sweep, arms) or drifts(sweep, arms)), *_search_faults(sweep, arms)]
     if wrong:
@@ -140,7 +151,13 @@ def plan_sweep(sweep: Sweep, runs: Path, *, measure: bool) -> Plan:
     arms = [timed(arm, probes.seconds) for arm in arms]
     free = shutil.disk_usage(_nearest_folder(runs)).free
     used = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    rows = tuple(_row(sweep, arm, probes.known(arm.cfg)) for arm in arms)
+    (reference,) = (arm for arm in composed if arm.name == sweep.contract.reference)
+    rows = tuple(
+        replace(_row(sweep, arm, probes.known(arm.cfg)), doubt=probes.doubt(arm, reference))
+        for arm in arms
+    )
+    if not wrong and (changes := other_dials(folder, {arm.name: arm.setting for arm in arms})):
+        wrong = [changes]
     plan = Plan(sweep, rows, free, used, tuple(wrong))
     needed = plan.disk_bytes - used
     if needed > free:
@@ -153,54 +170,14 @@ def plan_sweep(sweep: Sweep, runs: Path, *, measure: bool) -> Plan:
     return plan
 
 
-class Probes:
-    """The probes of a study's arms, by configuration, kept in a file.
+def planned_arms(sweep: Sweep, runs: Path) -> list[PlannedArm]:
+    """The arms of a study that has begun, matched by what was measured when it did.
 
-    Args:
-        path: of the file.
-        sweep: the study; its workers decide how many threads a probe has.
-        measure: takes a probe of a configuration; None only reads the file.
+    Raises:
+        ConfigError: an arm does not compose, or a dial cannot be turned.
     """
-
-    def __init__(
-        self, path: Path, sweep: Sweep, measure: Callable[[DictConfig], Probe] | None
-    ) -> None:
-        self._path, self._sweep, self._measure = path, sweep, measure
-        stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        self._probes = {key: Probe(**values) for key, values in stored.items()}
-
-    def known(self, cfg: DictConfig) -> Probe | None:
-        """What was measured of a configuration, whatever its length; None if nothing was."""
-        key = digest(shortened(cfg))
-        found = self._probes.get(key)
-        threads = cfg.trainer.threads or self._sweep.threads
-        if self._measure is None or (found and self._still_holds(found, threads)):
-            return found
-        with_threads = OmegaConf.merge(cfg, {"trainer": {"threads": threads}})
-        assert isinstance(with_threads, DictConfig)
-        self._probes[key] = self._measure(with_threads)
-        self._keep()
-        return self._probes[key]
-
-    def seconds(self, cfg: DictConfig) -> float | None:
-        """Seconds of a whole run; None if nothing was measured."""
-        found = self.known(cfg)
-        return found.seconds(build(cfg.trainer)) if found else None
-
-    def _still_holds(self, found: Probe, threads: int) -> bool:
-        # The steps of a contract on seconds were worked out from it, whatever the workers now.
-        return found.threads == threads or self._sweep.contract.match == "seconds"
-
-    def _keep(self) -> None:
-        text = json.dumps({key: asdict(found) for key, found in self._probes.items()}, indent=1)
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._path, text)
-        except OSError as error:
-            raise ConfigError(
-                f"runs: the folder {self._path.parent} cannot be written ({error.strerror}). "
-                "Choose another with runs=<folder>."
-            ) from error
+    probes = Probes(runs / sweep.name / _PROBES, sweep, None)
+    return match_arms(sweep, compose_arms(sweep), probes.seconds)
 
 
 def _row(sweep: Sweep, arm: PlannedArm, found: Probe | None) -> ArmPlan:

@@ -7,7 +7,8 @@ and what happened otherwise than planned is told by `deviations`.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from textwrap import shorten
@@ -16,13 +17,14 @@ from typing import Any
 from hmoe.config import literal, parse
 from hmoe.errors import ConfigError
 from hmoe.files import write_atomically
+from hmoe.study.invocations import looks, used
 from hmoe.study.spec import Sweep
 from hmoe.tracking import Run, Study
-from hmoe.training import provenance
+from hmoe.training import held, provenance
 
 REGISTRATION = "registration.json"
 CHOSEN = "confirm/chosen.json"
-_NOT_STUDY = {"runs", "tracking"}  # where runs are kept and shown does not change the answer
+_NOT_STUDY = {"runs"}  # where runs are kept does not change the answer
 _SHORT = 12  # hex digits of a commit that tell it from another
 _WENT_WRONG = ("failed", "diverged")
 
@@ -60,15 +62,12 @@ def register(folder: Path, sweep: Sweep, dials: Mapping[str, str]) -> dict[str, 
             and no registration.
     """
     path = folder / REGISTRATION
+    check_plan(folder, sweep)
     if path.exists():
-        record = registered(folder, sweep)
-        _refuse_other_dials(folder, record, dials)
+        record = read_registration(folder)
+        if changes := other_dials(folder, dials):
+            raise ConfigError(changes)
         return record
-    if any(folder.glob("*/trial_*")):
-        raise ConfigError(
-            f"sweep={sweep.name}: {folder} holds trials, but no {REGISTRATION}: what was planned "
-            "before them is not known. Start a new study with name=."
-        )
     content = {"plan": fingerprint(sweep), "free": _free(sweep)}
     facts = provenance()
     record = {
@@ -84,23 +83,57 @@ def register(folder: Path, sweep: Sweep, dials: Mapping[str, str]) -> dict[str, 
     return record
 
 
-def _refuse_other_dials(folder: Path, record: Mapping[str, Any], dials: Mapping[str, str]) -> None:
-    """What the sweep file leaves to the contract is part of the study too: steps, widths."""
+def check_plan(folder: Path, sweep: Sweep) -> None:
+    """Refuse to go on with a study under another plan, or under none that is known.
+
+    Raises:
+        ConfigError: the study was registered with another plan, or has trials and no registration.
+    """
+    if (folder / REGISTRATION).exists():
+        registered(folder, sweep)
+    elif any(folder.glob("*/trial_*")):
+        raise ConfigError(
+            f"sweep={sweep.name}: {folder} holds trials, but no {REGISTRATION}: what was planned "
+            "before them is not known. Start a new study with name=."
+        )
+
+
+@contextmanager
+def owned(folder: Path, sweep: Sweep) -> Iterator[None]:
+    """Own a study: one process at a time trains in it.
+
+    Raises:
+        ConfigError: another process owns it, or its folder cannot be written.
+    """
+    busy = "wait for it, look at it with `hmoe status`, or give this sweep another name=."
+    with held(folder, f"sweep={sweep.name}", busy):
+        yield
+
+
+def other_dials(folder: Path, dials: Mapping[str, str]) -> str:
+    """Why a study cannot go on with these dials; "" if it can, or has not begun.
+
+    What the sweep file leaves to the contract is part of the study too: steps, widths.
+    """
+    if not (folder / REGISTRATION).exists():
+        return ""
+    record = read_registration(folder)
     before = record.get("dials", dials)  # early records have none
     changes = [
         f"{arm}: {before[arm] or 'no dial'} -> {now or 'no dial'}"
         for arm, now in dials.items()
         if before[arm] != now
     ]
-    if changes:
-        raise ConfigError(
-            f"sweep={folder.name}: the contract now turns the dials otherwise than at "
-            f"{record['time']}, when the study in {folder} was registered:\n  "
-            + "\n  ".join(changes)
-            + "\nIts trials and new ones could not be compared. With contract.match = seconds the "
-            "steps come from the study's probe.json: put the first one back. Else start a new "
-            "study with name=."
-        )
+    if not changes:
+        return ""
+    return (
+        f"sweep={folder.name}: the contract now turns the dials otherwise than at "
+        f"{record['time']}, when the study in {folder} was registered:\n  "
+        + "\n  ".join(changes)
+        + "\nIts trials and new ones could not be compared. With contract.match = seconds the "
+        "steps come from the study's probe.json: put the first one back. Else start a new "
+        "study with name=."
+    )
 
 
 def registered(folder: Path, sweep: Sweep) -> dict[str, Any]:
@@ -137,7 +170,7 @@ def read_registration(folder: Path) -> dict[str, Any]:
 
 
 def num_seeds(folder: Path, sweep: Sweep) -> int:
-    """Seeds of the confirmation: as many as were ever asked for.
+    """Seeds of the confirmation: as many as were ever asked for, and trained.
 
     Raises:
         ConfigError: fewer are asked for than were registered.
@@ -169,23 +202,22 @@ def parent_tags(folder: Path, sweep: Sweep) -> dict[str, Any]:
     return tags
 
 
+def end_tags(folder: Path, sweep: Sweep, study: Study) -> dict[str, Any]:
+    """What the study's run says when a call ends: see `deviations` and `looks`."""
+    return {"hmoe.deviations": deviations(folder, sweep, study), "hmoe.looks": looks(folder)}
+
+
 def deviations(folder: Path, sweep: Sweep, study: Study) -> list[str]:
     """What is otherwise than registered, one text each; none when all went as planned.
 
     Args:
         folder: that of the study.
-        sweep: the sweep as it is now.
+        sweep: the sweep; how many trials and seeds it asks for now does not count, only what
+            was run.
         study: its runs so far.
     """
     record = registered(folder, sweep)
-    now = _free(sweep)
-    if sweep.confirm is not None:
-        now["seeds"] = num_seeds(folder, sweep)
-    found = [
-        f"{_FREE[key]}: {literal(before)} registered, {literal(now[key])} now"
-        for key, before in record["free"].items()
-        if now[key] != before
-    ]
+    found = _beyond(folder, record["free"], study)
     for arm, reason in kept_choice(folder).get("left_out", {}).items():
         found.append(f"arm '{arm}' is not confirmed: {reason}")
     if record["dirty"]:
@@ -208,6 +240,26 @@ def _free(sweep: Sweep) -> dict[str, Any]:
     """What may change after the first trial, and is told when it did."""
     seeds = None if sweep.confirm is None else sweep.confirm.seeds
     return {"question": sweep.question, "trials": sweep.budget.trials, "seeds": seeds}
+
+
+def _beyond(folder: Path, planned: Mapping[str, Any], study: Study) -> list[str]:
+    """Which of what may change was otherwise when something was trained."""
+    asked = used(folder, "trials")[-1:]
+    ran = sum(run.kind == "trial" for run in study.runs)
+    # Fewer than planned are a deviation once fewer were asked for, not while some are to come.
+    trials = max(ran, *asked) if asked else max(ran, planned["trials"])
+    seeds = [*used(folder, "seeds"), kept_choice(folder).get("seeds")]
+    now = {
+        "question": used(folder, "question"),
+        "trials": [trials],
+        "seeds": [max((number for number in seeds if number), default=planned["seeds"])],
+    }
+    return [
+        f"{_FREE[key]}: {literal(before)} registered, {literal(value)} run"
+        for key, before in planned.items()
+        for value in now[key]
+        if value != before
+    ]
 
 
 def _other_code(record: Mapping[str, Any], runs: Iterable[Run]) -> list[str]:

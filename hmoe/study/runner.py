@@ -21,8 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 from hmoe.config import compose
 from hmoe.errors import ConfigError, HmoeError
 from hmoe.study.contract import PlannedArm
+from hmoe.study.invocations import note
 from hmoe.study.job import J, JobState, Source
-from hmoe.study.registration import deviations, parent_tags, register
+from hmoe.study.registration import end_tags, owned, parent_tags, register
 from hmoe.study.search import Search, check_search
 from hmoe.study.space import settings_of
 from hmoe.study.spec import Sweep
@@ -30,7 +31,6 @@ from hmoe.tracking import Store, read_study
 from hmoe.training import (
     Child,
     changed_settings,
-    held,
     spared_collection,
     start_server,
     write_failure,
@@ -107,6 +107,9 @@ def run_sweep(
     def search() -> Search:
         found = Search(sweep, arms, runs)
         found.recover()
+        if len(found.ended()) < found.total:
+            asked = {"question": sweep.question, "trials": sweep.budget.trials}
+            note(runs / sweep.name, command=command, **asked)
         return found
 
     run_jobs(sweep, arms, runs, source=search, command=command, show=show)
@@ -137,8 +140,7 @@ def run_jobs(
         SweepInterruptedError: Ctrl-C or SIGTERM; children are stopped, their jobs given back.
     """
     folder = runs / sweep.name
-    busy = "wait for it, look at it with `hmoe status`, or give this sweep another name=."
-    with held(folder, f"sweep={sweep.name}", busy), _stop_signals() as stop:
+    with owned(folder, sweep), _stop_signals() as stop:
         record = register(folder, sweep, {arm.name: arm.setting for arm in arms})
         start_server(sweep.threads)  # loads while the stores are opened
         jobs = source()
@@ -162,8 +164,7 @@ def run_jobs(
         try:
             with spared_collection():
                 _Loop(sweep, runs, jobs, store, parent, show).run(stop)
-            told = deviations(folder, sweep, read_study(runs, sweep.name))
-            store.tag_study(parent, {"hmoe.deviations": told})
+            store.tag_study(parent, end_tags(folder, sweep, read_study(runs, sweep.name)))
             if stop:
                 raise SweepInterruptedError(f"stopped; go on with: {command}")
             state = "complete"

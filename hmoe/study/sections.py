@@ -1,8 +1,9 @@
 """The sections of a sweep file, each with its keys: `hmoe.study.spec` puts them together."""
 
 import re
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -57,9 +58,28 @@ class Section(BaseModel):
     def _know_keys(cls, data: Any) -> Any:
         for key in data if isinstance(data, Mapping) else ():
             if key not in (known := cls.model_fields):
-                hint = f"{nearest(str(key), known)} Allowed: {', '.join(known)}."
+                hint = f"{meant(str(key), dotted_keys(cls))} Allowed: {', '.join(known)}."
                 raise ValueError(f"'{key}' is not a key of the sweep file here.{hint}")
         return data
+
+
+def dotted_keys(section: type[Section]) -> list[str]:
+    """The keys of a section and of the sections inside it, as the command line writes them."""
+    found = []
+    for name, field in section.model_fields.items():
+        found.append(name)
+        inner = {field.annotation, *get_args(field.annotation)} - {None}
+        if get_origin(field.annotation) is not dict:  # arms have names between
+            sections = [i for i in inner if isinstance(i, type) and issubclass(i, Section)]
+            found += [f"{name}.{key}" for one in sections for key in dotted_keys(one)]
+    return found
+
+
+def meant(key: str, known: Sequence[str]) -> str:
+    """Return " Did you mean 'x'?" for the nearest key, those inside sections by their last word."""
+    written = {one.rpartition(".")[2]: one for one in reversed(known)} | {k: k for k in known}
+    close = get_close_matches(key, written, n=1, cutoff=0.5)
+    return f" Did you mean '{written[close[0]]}'?" if close else ""
 
 
 class Arm(Section):

@@ -164,6 +164,11 @@ def settings_of(overrides: Sequence[str]) -> dict[str, str]:
     return {key_of(override): literal(override.value()) for override in parsed}
 
 
+def overlap(one: str, other: str) -> bool:
+    """Whether two keys are one, or one of them lies inside the other, as tree.spec in tree."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
+
+
 def _canonical(key: str, text: str) -> str:
     return settings_of([f"{key}={text}"])[key]
 

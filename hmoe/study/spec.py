@@ -129,7 +129,8 @@ class Sweep(Section):
                 )
         if self.dial(arm) in searched:
             raise ValueError(
-                f"arms.{arm}.dial={self.dial(arm)}: the contract sets it, so it cannot be searched"
+                f"arms.{arm}.dial={self.dial(arm)}: the contract sets it, so it cannot be searched."
+                " A dial is a whole number that makes the arm bigger, such as experts.hidden_dim"
             )
 
     @cached_property

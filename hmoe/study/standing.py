@@ -154,7 +154,7 @@ def steps_done(folder: Path) -> int:
         return 0
 
 
-def owned(folder: Path) -> bool:
+def is_owned(folder: Path) -> bool:
     """Whether the process that last held the folder of a study is there still."""
     try:
         os.kill(int((folder / "owner").read_text()), 0)

@@ -32,6 +32,7 @@ from hmoe.study.confirm import (
     plan_confirmation,
     run_confirmation,
 )
+from hmoe.study.invocations import looks
 from hmoe.study.registration import num_seeds, register
 from hmoe.study.runner import Progress, Work
 from hmoe.study.search import Search
@@ -200,6 +201,50 @@ def test_a_choice_stored_since_the_plan_was_made_stands(tmp_path, monkeypatch):
     (tmp_path / "tiny" / "confirm" / "chosen.json").write_text(json.dumps(other))
     assert confirm() == other
     assert [len(source.states()) for source in made] == [4, 3]
+
+
+def test_a_look_is_noted_when_all_runs_have_ended(tmp_path):
+    """At two seeds and at three, once each; not while a run is to come."""
+    _, arms = searched(tmp_path, SCORES)
+    folder = tmp_path / "tiny"
+    (folder / "confirm").mkdir()
+    for changes, before, after in (((), [], [2]), (("confirm.seeds=3",), [2], [2, 3])):
+        more, _ = sweep_and_arms(tmp_path, CONFIRM, *changes)
+        for _ in range(2):
+            source = Confirmation(plan_confirmation(more, arms, tmp_path), arms, folder)
+            for job in iter(source.ask, None):
+                assert looks(folder) == before
+                source.tell(job, {})
+            assert looks(folder) == after
+
+
+# ------------------------------------------------------------------- twins
+
+
+def searched_twins(runs: Path, third: str):
+    """By hand a search that overwrites trees: all arms draw one, as slots are paired."""
+    arms = f"a:{{overrides:['tree=flat']}},b:{{overrides:['tree=grid']}},c:{{overrides:[{third}]}}"
+    space = "space=['tree.spec=choice([2,2],[4])']"
+    changes = (f"arms={{{arms}}}", "contract={match:tokens,reference:b}", "budget.trials=6", space)
+    told = [o.replace("'tree.spec=[2,2]',", "") for o in sweep_overrides(runs, CONFIRM, *changes)]
+    sweep = load_sweep("hierarchy", told[1:])
+    found = plan_arms(sweep)
+    fill(runs, sweep, found, {arm: [(0.5, 0.1), (0.6, 0.1)] for arm in "abc"})
+    return sweep, found
+
+
+def test_a_twin_of_the_reference_is_left_out_by_name(tmp_path):
+    """A comparison of a configuration with itself would end as equivalent, 0 [0, 0]."""
+    plan = plan_confirmation(*searched_twins(tmp_path, "'gate.temperature=2.0'"), tmp_path)
+    assert plan.choices.keys() == {"b", "c"}
+    assert plan.left_out.keys() == {"a"}
+    assert "the very configuration of the best of 'b'" in plan.left_out["a"]
+
+
+def test_arms_that_have_all_become_one_are_not_confirmed(tmp_path):
+    told = r"there is nothing to confirm\. a: its best trial has .* of 'b'.*; c: its best .* of 'b'"
+    with pytest.raises(ConfigError, match=told):
+        plan_confirmation(*searched_twins(tmp_path, "'tree=deep'"), tmp_path)
 
 
 # ------------------------------------------------------------------- equal seconds
@@ -380,11 +425,14 @@ def test_sweep_then_confirmation_then_more_seeds(tmp_path, monkeypatch):
     }
     assert {name: confirmed(tmp_path)[name] for name in first} == first
     told = json.loads(read_study(tmp_path, "tiny").tags["hmoe.deviations"])
-    assert "confirm.seeds: 2 registered, 3 now" in told
+    assert "confirm.seeds: 2 registered, 3 run" in told
+    assert (study.looks, read_study(tmp_path, "tiny").looks) == ((2,), (2, 3))
     # Whoever asks for no more gets no less, and nothing is trained or chosen again.
     monkeypatch.setattr(Work, "start", None)
     assert confirm_in(tmp_path, trials) == []
-    assert read_study(tmp_path, "tiny").confirmation.seeds == 3
+    study = read_study(tmp_path, "tiny")
+    assert (study.confirmation.seeds, study.looks) == (3, (2, 3))
+    assert "confirm.seeds: 2 registered, 3 run" in json.loads(study.tags["hmoe.deviations"])
 
 
 ONE = ("arms={tree:{overrides:['tree.spec=[2,2]']}}", "budget.trials=1", "workers=1")

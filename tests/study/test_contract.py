@@ -1,7 +1,9 @@
 """The budget contract: dials that end at the best width, and arms that cannot be matched."""
 
+import math
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import get_args
@@ -213,10 +215,12 @@ def test_all_arms_that_miss_the_reference_are_named_with_their_values(tmp_path: 
         f"arm '{name}' has {value:,} ({value / FLAT - 1:+.1%}) and no dial to turn"
         for name, value in found.items()
     )
+    worst = max(abs(value / FLAT - 1) for value in found.values())
+    least = math.ceil(worst * 1e4) / 1e4
     message = (
         f"sweep which: contract.match = active_params of 'flat' is {FLAT:,}, but {missed}, beyond "
         "contract.tolerance = 0.02. Give the arm a dial such as experts.hidden_dim, change its "
-        "sizes, or widen the tolerance."
+        f"sizes, or widen the tolerance to {least:g} at least."
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         planned(tmp_path, (f"]{DIAL}", ", experts.hidden_dim=128]"))
@@ -226,13 +230,21 @@ def test_an_arm_that_no_width_matches_is_told_with_the_nearest(tmp_path: Path) -
     """Of two experts of width 1 with k = 1 and their gate, 2 * 33 + 64; a dense 8 has 512."""
     small = "[tree=flat, 'tree.spec=[2]', selection=descend, experts.implementation=loop, "
     change = ("[tree=flat]", small + "experts.hidden_dim=1]")
-    target, nearest = SHARED + 2 * (2 * 33 + 64), SHARED + 2 * 64 * 8
+    target, nearest, next_one = (SHARED + 2 * n for n in (2 * 33 + 64, 64 * 8, 64 * 16))
+    off = nearest / target - 1
     message = (
-        f"of 'flat' is {target:,}, but arm 'dense' has {nearest:,} ({nearest / target - 1:+.1%}) "
-        "at the nearest, experts.hidden_dim=8, beyond"
+        f"of 'flat' is {target:,}, but arm 'dense' has {nearest:,} ({off:+.1%}) at the nearest: "
+        f"its dial moves in steps, {off:+.2%} at experts.hidden_dim=8 and "
+        f"{next_one / target - 1:+.2%} at experts.hidden_dim=16, beyond contract.tolerance = 0.02. "
+        f"Change its sizes, or widen the tolerance to {math.ceil(off * 1e4) / 1e4:g} at least."
     )
     with pytest.raises(ConfigError, match=re.escape(message)):
         planned(tmp_path, change, arms=DENSE)
+    (enough,) = re.findall(r"widen the tolerance to ([\d.]+) at least", message)
+    for tolerance, fits in ((enough, True), (f"{float(enough) - 1e-4:.4f}", False)):
+        wider = ("tolerance: 0.02", f"tolerance: {tolerance}")
+        with nullcontext() if fits else pytest.raises(ConfigError):
+            planned(tmp_path, change, wider, arms=DENSE)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hmoe.study import ProgressDisplay, Standings, live, load_sweep, plan_arms, 
 from hmoe.study.live import standing_view
 from hmoe.study.runner import Progress
 from hmoe.study.search import Search
-from hmoe.study.standing import ArmStanding, Standing, owned
+from hmoe.study.standing import ArmStanding, Standing, is_owned
 from tests.study.test_standing import plan_in, write_events, write_result
 from tests.tiny import sweep_overrides
 from tests.tracking.fake import empty_store
@@ -163,7 +163,7 @@ def test_a_real_sweep_is_followed_from_beside_it(tmp_path):
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     sweep = load_sweep("hierarchy", overrides[1:])
     arms, folder = plan_arms(sweep), tmp_path / sweep.name
-    while process.poll() is None and not owned(folder):
+    while process.poll() is None and not is_owned(folder):
         time.sleep(0.1)
     console = Console(width=80, record=True, file=io.StringIO())
     show_status(console, sweep, arms, tmp_path, watch=True)

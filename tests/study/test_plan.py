@@ -11,6 +11,8 @@ from rich.console import Console
 
 from hmoe.errors import ConfigError
 from hmoe.study import Plan, load_sweep, plan_sweep, plan_table
+from hmoe.study.probes import ROUNDS
+from hmoe.study.registration import register
 from hmoe.training import Probe
 from tests.tiny import sweep_overrides
 
@@ -126,7 +128,7 @@ def test_pruning_is_bounded_by_all_trials_and_by_none_stopped(
         assert row.least_minutes == pytest.approx((2 * stopped + 5 * RUN_S) / 2 / 60)
     assert plan.minutes == pytest.approx(63 / 2 / 60)
     assert plan.least_minutes == pytest.approx((4 * stopped + 10 * RUN_S) / 2 / 60)
-    assert "at\nleast 0.44 minutes, as if all were stopped at their first rung" in shown(plan)
+    assert "at\nleast 27 s, as if all were stopped at their first rung" in shown(plan)
     whole = plan_of(tmp_path, changes[1])
     assert whole.least_minutes == whole.minutes == plan.minutes
     assert "With pruning" not in shown(whole)
@@ -236,7 +238,7 @@ def test_a_contract_on_seconds_holds_on_to_its_first_probe(
     )
     first = plan_of(tmp_path, *seconds)
     later = plan_of(tmp_path, *seconds, "workers=4")
-    assert [cfg.trainer.threads for cfg in measured] == [2, 2]
+    assert [cfg.trainer.threads for cfg in measured] == [2, 2] * ROUNDS
     assert [arm.overrides for arm in first.planned] == [arm.overrides for arm in later.planned]
 
 
@@ -251,11 +253,108 @@ def test_seconds_in_the_file_decide_the_steps(tmp_path: Path, measured: Measured
     file = tmp_path / "tiny/probe.json"
     stored = json.loads(file.read_text())
     dense, _ = stored.values()  # in the order of the arms
-    dense["step_s"] = 0.05
+    for one in dense:
+        one["step_s"] = 0.05
     file.write_text(json.dumps(stored))
     dense, tree = plan_of(tmp_path, *seconds).planned
     assert tree.spend.seconds == dense.spend.seconds == 0.5 + 20 * 0.1 + 0.5 + 0.125
     assert (dense.cfg.trainer.max_steps, tree.cfg.trainer.max_steps) == (40, 20)
+
+
+# ------------------------------------------------------------------ a study that has begun
+
+
+@pytest.mark.parametrize(
+    "change", ["confirm.margins={val/loss:0.2}", "seed=3", "space=['optim.lr=interval(1e-3, 1)']"]
+)
+def test_another_plan_is_refused_before_any_probe(
+    tmp_path: Path, measured: Measured, change: str
+) -> None:
+    confirm = "confirm={seeds:2,margins:{val/loss:0.1}}"
+    sweep = plan_of(tmp_path, confirm, measure=False).sweep
+    (tmp_path / "tiny").mkdir()
+    register(tmp_path / "tiny", sweep, {"dense": "experts.hidden_dim=32", "tree": ""})
+    with pytest.raises(ConfigError, match="started under another plan"):
+        plan_of(tmp_path, confirm, change)
+    assert measured == []
+
+
+def test_other_dials_are_told_with_the_plan(tmp_path: Path, measured: Measured) -> None:
+    first = plan_of(tmp_path, measure=False)
+    (tmp_path / "tiny").mkdir()
+    dials = {arm.name: arm.setting for arm in first.planned}
+    register(tmp_path / "tiny", first.sweep, dials | {"dense": "experts.hidden_dim=999"})
+    plan = plan_of(tmp_path)
+    with pytest.raises(ConfigError, match=r"dense: experts\.hidden_dim=999 -> experts"):
+        plan.check()
+
+
+# ------------------------------------------------------------------ seconds, in turns
+
+EQUAL = (
+    "arms={dense:{overrides:['model=mlp_dense','balance=none']},"
+    "tree:{overrides:['tree.spec=[2,2]']}}",
+    "trainer.val_every=20",
+)
+
+
+def in_turns(monkeypatch: pytest.MonkeyPatch, dense: list[float], tree: list[float]) -> list[str]:
+    """Let the probes of two arms find these seconds a step, and nothing else; notes whose turn."""
+    turns, steps = [], {"dense": iter(dense), "tree": iter(tree)}
+
+    def take(cfg: DictConfig) -> Probe:
+        turns.append("tree" if "tree" in str(cfg.model.ffn) else "dense")
+        times = {"setup_s": 0.0, "validation_s": 0.0, "checkpoint_s": 0.0}
+        step_s = next(steps[turns[-1]])
+        return Probe(**times, step_s=step_s, peak_bytes=1, device="cpu", threads=1)
+
+    monkeypatch.setattr("hmoe.study.plan.probe", take)
+    return turns
+
+
+def seconds_of(runs: Path, tolerance: float, measure: bool | int = True) -> Plan:
+    contract = f"contract={{match:seconds,reference:tree,tolerance:{tolerance}}}"
+    overrides = sweep_overrides(runs, contract, *EQUAL)[1:]
+    return plan_sweep(load_sweep("hierarchy", overrides), runs, measure=measure)
+
+
+def test_arms_are_measured_in_turns_and_medians_count(
+    tmp_path: Path, measured: Measured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that is twice as slow for a round slows both: the ratio does not move."""
+    turns = in_turns(monkeypatch, [0.05, 0.1, 0.05, 0.05, 0.1], [0.1, 0.2, 0.1, 0.1, 0.2])
+    plan = seconds_of(tmp_path, tolerance=0.0)
+    assert turns == ["dense", "tree"] * 5
+    assert [row.arm.setting for row in plan.arms] == ["trainer.max_steps=40", ""]
+    assert [row.arm.spend.seconds for row in plan.arms] == pytest.approx([2.0, 2.0])
+    assert (plan.arms[0].doubt, plan.arms[1].doubt) == (pytest.approx(0.0), None)
+    assert "Seconds beside those of 'tree' are known: dense to 0.0%." in shown(plan)
+
+
+def test_the_doubt_is_twice_the_standard_error_of_the_ratio(
+    tmp_path: Path, measured: Measured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ratios of 0.9, 1, 1, 1.1: a variance of 0.02 / 3, by 4 rounds, and twice the root of it."""
+    in_turns(monkeypatch, [0.09, 0.1, 0.1, 0.11], [0.1] * 4)
+    plan = seconds_of(tmp_path, tolerance=0.03, measure=4)
+    doubt = 2 * (0.02 / 3 / 4) ** 0.5
+    assert plan.arms[0].doubt == pytest.approx(doubt)
+    assert f"dense to {doubt:.1%}" in shown(plan)
+
+
+def test_seconds_in_doubt_are_refused_and_not_kept(
+    tmp_path: Path, measured: Measured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The doubt of 8.2 % is more than three times 2 %, and less than three times 3 %."""
+    for tolerance in (0.02, 0.03):
+        in_turns(monkeypatch, [0.09, 0.1, 0.1, 0.11], [0.1] * 4)
+        if tolerance == 0.02:
+            told = r"in 4 rounds .* of 'dense' .* 8\.2% only.*probe=16, or widen .* to 0\.027 or"
+            with pytest.raises(ConfigError, match=told):
+                seconds_of(tmp_path, tolerance, measure=4)
+            assert not (tmp_path / "tiny" / "probe.json").exists()
+        else:
+            assert seconds_of(tmp_path, tolerance, measure=4).faults == ()
 
 
 # ------------------------------------------------------------------ what is shown
@@ -273,8 +372,15 @@ def test_the_plan_is_shown_on_80_columns(tmp_path: Path, measured: Measured) -> 
     for words in ("active", "total", "train", "tokens", "seconds", "core-hours", "free on disk"):
         assert words in page
     assert re_row("tree", page, "1.28k", "4.5", "+0.00%")  # 20 steps of 64 vectors
-    assert re_row("tree", page, "300", "MiB", "0.075")
-    assert re_row("all", page, "4", "0.15")
+    assert re_row("tree", page, "300", "MiB", "4.5", "s")  # two trials on two workers
+    assert re_row("all", page, "4", "9", "s")
+    assert "Not in these times: libraries" in page
+
+
+def test_times_are_seconds_below_a_minute(tmp_path: Path, measured: Measured) -> None:
+    """Of 60 trials an arm of 4.5 s on two workers, 135 s each."""
+    assert re_row("tree", shown(plan_of(tmp_path, "budget.trials=120")), "2.2", "min")
+    assert re_row("all", shown(plan_of(tmp_path, "budget.trials=26")), "58", "s")
 
 
 def test_without_a_probe_time_and_memory_are_a_dash(tmp_path: Path, measured: Measured) -> None:

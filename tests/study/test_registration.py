@@ -9,6 +9,7 @@ import pytest
 
 from hmoe.errors import ConfigError
 from hmoe.study import load_sweep, registration
+from hmoe.study.invocations import invocations, looks, note
 from hmoe.study.registration import deviations, fingerprint, parent_tags, register, registered
 from tests.report.hand import make_run, make_study
 from tests.tiny import sweep_overrides
@@ -38,7 +39,7 @@ def folder(tmp_path):
     return folder
 
 
-def ran(arm: str, seed: int, **tags) -> object:
+def trained(arm: str, seed: int, **tags) -> object:
     """A run by the registered code, with other tags where given."""
     own = {
         "mlflow.source.git.commit": "a" * 40,
@@ -108,31 +109,66 @@ def test_what_the_report_reads_of_it(folder):
 
 def test_a_study_that_went_as_planned_has_no_deviations(folder):
     register(folder, sweep(folder), DIALS)
-    study = make_study([ran("dense", 0), ran("tree", 0), ran("tree", 1000, kind="confirm")])
+    study = make_study(
+        [trained("dense", 0), trained("tree", 0), trained("tree", 1000, kind="confirm")]
+    )
     assert deviations(folder, sweep(folder), study) == []
 
 
+TRIALS, SEEDS = "budget.trials: 4 registered, {} run", "confirm.seeds: 4 registered, {} run"
+
+
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("lines", "ran", "told"),
     [
-        (["budget.trials=8"], ["budget.trials: 4 registered, 8 now"]),
-        (["confirm.seeds=6"], ["confirm.seeds: 4 registered, 6 now"]),
-        (["question=Why"], ["question: {} registered, Why now"]),
-        (["workers=1"], []),
+        ([{"trials": 4}], 4, []),
+        ([{"trials": 4}], 3, []),  # one is to come
+        ([{"trials": 8}], 5, [TRIALS.format(8)]),
+        # A later call that asks for fewer, or for none, trained nothing: it changes nothing.
+        ([{"trials": 4}, {"trials": 6}], 6, [TRIALS.format(6)]),
+        ([{"trials": 6}, {"seeds": 4}], 6, [TRIALS.format(6)]),
+        # Stopped, and ended with fewer than were registered.
+        ([{"trials": 4}, {"trials": 2}], 2, [TRIALS.format(2)]),
+        ([{"trials": 8}, {"trials": 4}], 6, [TRIALS.format(6)]),
+        ([{"seeds": 4}, {"seeds": 6}, {"seeds": 5}], 4, [SEEDS.format(6)]),
+        ([{"question": "Why?"}, {"trials": 4}], 4, ["question: {} registered, Why? run"]),
+        ([], 4, []),  # older than the file
+        ([], 6, [TRIALS.format(6)]),
     ],
 )
-def test_what_changed_of_the_plan_is_told(changes, told, folder):
+def test_what_was_run_otherwise_is_told_whatever_is_asked_for_now(lines, ran, told, folder):
     register(folder, sweep(folder), DIALS)
+    for line in lines:
+        note(folder, command="hmoe sweep", **line)
+    study = make_study([trained("tree", slot) for slot in range(ran)])
     asked = registration.literal(sweep(folder).question)
-    found = deviations(folder, sweep(folder, *changes), make_study([ran("tree", 0)]))
-    assert found == [text.format(asked) for text in told]
+    for changes in ((), ("budget.trials=2",), ("budget.trials=16", "question=Whatever")):
+        found = deviations(folder, sweep(folder, *changes), study)
+        assert found == [text.replace("{}", asked) for text in told]
+
+
+def test_the_notes_hold_when_and_by_which_command(folder):
+    before = datetime.now(UTC).replace(microsecond=0)
+    note(folder, command="hmoe sweep", trials=4)
+    note(folder, command="hmoe confirm", seeds=3)
+    for looked in (3, 5):
+        note(folder, looked=looked)
+    first, *_ = invocations(folder)
+    assert before <= datetime.fromisoformat(first.pop("time")) <= datetime.now(UTC)
+    assert first == {"command": "hmoe sweep", "trials": 4}
+    assert looks(folder) == [3, 5]
 
 
 def test_other_code_is_told_with_the_number_of_runs(folder):
     register(folder, sweep(folder), DIALS)
     other = {"mlflow.source.git.commit": "b" * 40, "hmoe.git_dirty": "true"}
     newer = {"hmoe.versions": json.dumps(CODE["versions"] | {"torch": "2.14.0", "mlflow": "3.17"})}
-    runs = [ran("tree", 0), ran("tree", 1, **other), ran("tree", 2, **other), ran("a", 3, **newer)]
+    runs = [
+        trained("tree", 0),
+        trained("tree", 1, **other),
+        trained("tree", 2, **other),
+        trained("a", 3, **newer),
+    ]
     assert deviations(folder, sweep(folder), make_study(runs)) == [
         "2 of 4 runs at commit bbbbbbbbbbbb, registered at aaaaaaaaaaaa",
         "2 of 4 runs with uncommitted changes of the code",
@@ -155,8 +191,12 @@ def test_what_failed_and_what_is_not_confirmed_is_told(folder):
     (folder / "confirm" / "chosen.json").write_text(json.dumps(chosen))
     memory = {"state": "failed", "hmoe.reason": "out of memory"}
     nan = {"state": "diverged", "hmoe.reason": "train/loss is nan at step 5"}
-    runs = [ran("dense", 0, **memory), ran("dense", 1, **memory), ran("tree", 0, state="pruned")]
-    runs += [ran("tree", 1000, kind="confirm", **nan), ran("tree", 1001, kind="confirm")]
+    runs = [
+        trained("dense", 0, **memory),
+        trained("dense", 1, **memory),
+        trained("tree", 0, state="pruned"),
+    ]
+    runs += [trained("tree", 1000, kind="confirm", **nan), trained("tree", 1001, kind="confirm")]
     assert deviations(folder, sweep(folder), make_study(runs)) == [
         "arm 'dense' is not confirmed: none of its 2 trials is complete",
         "2 of 3 trials failed: out of memory",

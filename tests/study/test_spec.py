@@ -112,6 +112,8 @@ def test_a_branch_may_lose_its_arm_by_the_command_line(folder: Path) -> None:
 
 
 def test_an_unknown_sweep_is_answered_with_the_nearest(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"\. Write sweep=hierarchy\. Sweeps: hierarchy"):
+        load_sweep("sweeps/hierarchy.yaml", folder=folder)
     message = f"sweep=hierachy: no such file in {folder}. Did you mean 'hierarchy'? Sweeps: hier"
     with pytest.raises(ConfigError, match=re.escape(message)):
         load_sweep("hierachy", folder=folder)
@@ -182,7 +184,7 @@ def test_an_unknown_sweep_is_answered_with_the_nearest(folder: Path) -> None:
         (
             "[val/bits_per_byte, val/load/cv/expert]",
             "[]",
-            "objectives=[]: List should have at least 1",
+            "objectives=[]: must have at least 1 item, not 0",
         ),
         (
             "[data=stdlib,",
@@ -215,9 +217,11 @@ def test_an_unknown_sweep_is_answered_with_the_nearest(folder: Path) -> None:
         (
             "dial: model.ffn.hidden_dim",
             "dial: optim.lr",
-            "arms.dense.dial=optim.lr: the contract sets it",
+            "arms.dense.dial=optim.lr: the contract sets it, so it cannot be searched. A dial is a",
         ),
         ("# Does", "# Do", "the first line must be the question: # Does a tree beat a flat gate?"),
+        ("workers: 2", "workers: 2\ntolerance: 0.1", "Did you mean 'contract.tolerance'?"),
+        ("workers: 2", "workers: 2\npruning: {first: 0.1}", "Did you mean 'search.pruning'?"),
         ("workers: 2", "workers: [2", "hierarchy.yaml: cannot be read"),
         ("workers: 2", "workers: 2\nworkers: 3", "hierarchy.yaml: cannot be read"),
     ],
@@ -252,6 +256,19 @@ def test_a_file_that_is_no_mapping_is_refused(folder: Path, text: str) -> None:
         ),
         ("workers=1,2", "workers=1,2: a search belongs in a sweep"),
         ("name=a/b", "name=a/b: 1 to 80 of"),
+        # Keys of sections, without their section.
+        ("tolerance=0.03", "tolerance=0.03: no such key. Did you mean 'contract.tolerance'? Keys"),
+        ("tolerence=0.03", "Did you mean 'contract.tolerance'?"),
+        ("bounds={a:1}", "Did you mean 'search.bounds'? Keys of the sweep: name, question,"),
+        ("pruning=null", "Did you mean 'search.pruning'?"),
+        ("seeds=3", "Did you mean 'confirm.seeds'?"),
+        ("contarct.tolerance=0.03", "Did you mean 'contract.tolerance'?"),
+        ("oprim.lr=0.03", "Did you mean 'optim.lr'?"),
+        ("contract.match=active_param", "Did you mean 'active_params'?"),
+        ("search.sampler=tpee", "'random' or 'grid'. Did you mean 'tpe'?"),
+        ("arms.flat=[a]", "arms.flat=[a]: must be a mapping, as in {key: value}"),
+        ("objectives=[a,b,c]", "objectives=[a,b,c]: must have at most 2 items, not 3"),
+        ("space=[optim.lr=interval(1,2)]", "\"space=['optim.lr=tag(log,interval(1e-3,1e-2))']\""),
     ],
 )
 def test_the_command_line_is_refused(folder: Path, override: str, message: str) -> None:
@@ -286,7 +303,6 @@ def test_a_fingerprint_survives_json(folder: Path) -> None:
         "budget.trials=30",
         "question='Is it so?'",
         "runs=/tmp/x",
-        "tracking.every=5",
     ],
 )
 def test_what_does_not_change_the_study(folder: Path, override: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hmoe.study import Standings, Sweep, load_sweep, plan_arms
 from hmoe.study.contract import PlannedArm
 from hmoe.study.search import Search
-from hmoe.study.standing import owned, steps_done
+from hmoe.study.standing import is_owned, steps_done
 from tests.tiny import sweep_overrides
 
 BOUNDS = "search.bounds={val/load/cv/expert:0.5}"
@@ -112,13 +112,13 @@ def test_a_half_written_line_is_no_step(tmp_path):
 
 
 def test_the_owner_of_a_study_is_there_or_gone(tmp_path):
-    assert not owned(tmp_path)
+    assert not is_owned(tmp_path)
     (tmp_path / "owner").write_text(str(os.getpid()))
-    assert owned(tmp_path)
+    assert is_owned(tmp_path)
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
     (tmp_path / "owner").write_text(str(process.pid))
-    assert not owned(tmp_path)
+    assert not is_owned(tmp_path)
 
 
 def test_a_search_is_read_without_a_change_to_its_file(plan, tmp_path):
