@@ -20,7 +20,7 @@ from hmoe.report.figures import curve_figure, pareto_figure
 from hmoe.report.forest import forest_figure
 from hmoe.report.importance import ENOUGH, cautions
 from hmoe.report.loads import load_figures
-from hmoe.report.organisation import arm_chapters
+from hmoe.report.organisation import arm_chapters, arm_words
 from hmoe.report.paper import write_paper
 from hmoe.report.search_figures import hypervolume_figure, importance_figure, timeline_figure
 from hmoe.report.settled import churn_levels, declared_margin, settled_rows, unsettled
@@ -78,7 +78,7 @@ def write_report(
     record = read_study(runs, study)
     record = with_history(runs, record, [curve_key(o) for o in record.objectives])
     out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / README, readme(record))
+    write_atomically(out / README, readme(record, inspections))
     write_atomically(out / PAGE, html(record, inspections))
     if paper:
         write_paper(record, out / PAPER)
@@ -130,9 +130,10 @@ def html(study: Study, inspections: Mapping[str, Inspection] = MappingProxyType(
     )
 
 
-def readme(study: Study) -> str:
+def readme(study: Study, inspections: Mapping[str, Inspection] = MappingProxyType({})) -> str:
     """The report in brief, as markdown."""
-    text = environment(markdown=True).get_template("README.md.j2").render(**_facts(study))
+    template = environment(markdown=True).get_template("README.md.j2")
+    text = template.render(**_facts(study), organisations=arm_words(study, inspections))
     return text.rstrip() + "\n"
 
 

@@ -16,7 +16,7 @@ from hmoe.errors import ConfigError
 from hmoe.files import write_atomically
 from hmoe.study.contract import PlannedArm
 from hmoe.study.invocations import looks, note
-from hmoe.study.job import Job, JobState
+from hmoe.study.job import UNENDED, Job, JobState
 from hmoe.study.registration import CHOSEN, kept_choice, num_seeds, registered
 from hmoe.study.runner import Progress, run_jobs
 from hmoe.study.search import Ended, Search, best, place_of
@@ -142,7 +142,7 @@ def run_confirmation(
         (folder / CHOSEN).parent.mkdir(exist_ok=True)
         write_atomically(folder / CHOSEN, json.dumps(record, indent=1))
         found = Confirmation(now, arms, folder)
-        if len(found.ended()) < found.total:
+        if UNENDED & set(found.states().values()):
             note(folder, command=command, question=sweep.question, seeds=len(now.seeds))
         return found
 

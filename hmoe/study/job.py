@@ -37,6 +37,7 @@ class Job:
 
 
 JobState = Literal["waiting", "running", "complete", "pruned", "failed"]
+UNENDED: frozenset[JobState] = frozenset({"waiting", "running"})
 
 J = TypeVar("J", bound=Job)
 

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from hmoe.study.confirm import Confirmation, plan_confirmation
 from hmoe.study.contract import PlannedArm
-from hmoe.study.job import JobState
+from hmoe.study.job import UNENDED, JobState
 from hmoe.study.registration import kept_choice
 from hmoe.study.runner import Progress
 from hmoe.study.search import Search
@@ -26,7 +26,6 @@ from hmoe.study.spec import Sweep
 from hmoe.study.standing import Standing, Standings, is_owned
 
 _REFRESH_SECONDS = 2.0
-_UNENDED = {"waiting", "running"}
 _MENTIONED: tuple[JobState, ...] = ("pruned", "failed", "running")
 
 
@@ -74,7 +73,7 @@ def show_status(
                 live.update(view, refresh=True)
             else:
                 for place in (p for p in states if states[p] != last.get(p)):
-                    if states[place] not in _UNENDED:
+                    if states[place] not in UNENDED:
                         console.print(f"{place}: {states[place]}", highlight=False, soft_wrap=True)
             last = states
     if not redraws:
@@ -109,14 +108,14 @@ class _Watcher:
     def expects(self, states: Mapping[str, JobState]) -> bool:
         """Whether there is more to come: jobs, or a confirmation that is yet to be chosen."""
         unchosen = self._sweep.confirm is not None and not kept_choice(self._folder)
-        return unchosen or not _UNENDED.isdisjoint(states.values())
+        return unchosen or not UNENDED.isdisjoint(states.values())
 
     def _true(self, states: Mapping[str, JobState], alive: bool) -> dict[str, JobState]:
         """What runs, runs only while the owner of the study is there."""
         return {place: self._state(place, state, alive) for place, state in states.items()}
 
     def _state(self, place: str, state: JobState, alive: bool) -> JobState:
-        if state not in _UNENDED:
+        if state not in UNENDED:
             return state
         begun = state == "running" or (self._folder / place / "events.jsonl").exists()
         return "running" if alive and begun else "waiting"

@@ -22,7 +22,7 @@ from hmoe.config import compose
 from hmoe.errors import ConfigError, HmoeError
 from hmoe.study.contract import PlannedArm
 from hmoe.study.invocations import note
-from hmoe.study.job import J, JobState, Source
+from hmoe.study.job import UNENDED, J, JobState, Source
 from hmoe.study.registration import end_tags, owned, parent_tags, register
 from hmoe.study.search import Search, check_search
 from hmoe.study.space import settings_of
@@ -107,7 +107,7 @@ def run_sweep(
     def search() -> Search:
         found = Search(sweep, arms, runs)
         found.recover()
-        if len(found.ended()) < found.total:
+        if UNENDED & set(found.states().values()):
             asked = {"question": sweep.question, "trials": sweep.budget.trials}
             note(runs / sweep.name, command=command, **asked)
         return found

@@ -20,7 +20,7 @@ def storage_url(runs: Path) -> str:
 
 def made_studies(sweep: Sweep, arms: Sequence[PlannedArm], runs: Path) -> dict[str, optuna.Study]:
     """The studies of the arms, made where there are none."""
-    storage = optuna.storages.RDBStorage(storage_url(runs))
+    storage = _open(runs)
     ways = dict(zip(sweep.objectives, sweep.directions, strict=True))
     return {
         arm.name: optuna.create_study(
@@ -31,6 +31,10 @@ def made_studies(sweep: Sweep, arms: Sequence[PlannedArm], runs: Path) -> dict[s
         )
         for arm in arms
     }
+
+
+def _open(runs: Path) -> optuna.storages.BaseStorage:
+    return optuna.storages.RDBStorage(storage_url(runs))
 
 
 def kept_studies(sweep: Sweep, arms: Sequence[PlannedArm], runs: Path) -> dict[str, optuna.Study]:

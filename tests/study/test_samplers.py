@@ -34,7 +34,7 @@ def in_memory(monkeypatch):
     def storage(runs):
         return storages.setdefault(runs, optuna.storages.InMemoryStorage())
 
-    monkeypatch.setattr("hmoe.study.search._open", storage)
+    monkeypatch.setattr("hmoe.study.storage._open", storage)
 
 
 def plan_of(tmp_path, *changes):

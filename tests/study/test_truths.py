@@ -1,5 +1,7 @@
 """The sweeps whose answer is known by construction: that their arms are what the file says."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ def losses(overrides: list[str], seed: int, steps: int) -> tuple[list[float], to
     """Training losses of the first steps, and the answers after them."""
     torch.manual_seed(seed)
     parts = assemble(compose([*overrides, f"seed={seed}", "optim.warmup_steps=0"]))
-    learner = parts.learner()
+    learner = parts.learner(Path())
     parts.data.setup()
     optimizer = learner.configure_optimizers()["optimizer"]
     found = []

@@ -81,6 +81,7 @@ def test_the_metrics_of_the_result(result):
         *("best/val/loss", "best/val/accuracy"),
         *(loads("val", levels) | loads("test", levels)),
         *(f"val/gate/churn/{level}" for level in (*levels, "expert")),
+        *(f"val/gate/entropy/{level}" for level in levels),
     }
     assert all(math.isfinite(value) for value in result["metrics"].values())
 

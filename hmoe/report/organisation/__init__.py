@@ -4,7 +4,7 @@ Reading order: view, layout, chart, flow, matrix, bars, moments (figures); words
 page, prints, frames.
 """
 
-from hmoe.report.organisation.chapter import Chapter, arm_chapters, organisation_chapter
+from hmoe.report.organisation.chapter import Chapter, arm_chapters, arm_words, organisation_chapter
 from hmoe.report.organisation.frames import frames
 from hmoe.report.organisation.page import organisation_page, write_organisation
 from hmoe.report.organisation.view import View, views
@@ -14,6 +14,7 @@ __all__ = [
     "Chapter",
     "View",
     "arm_chapters",
+    "arm_words",
     "describe",
     "frames",
     "organisation_chapter",

@@ -96,25 +96,34 @@ def organisation_chapter(same: Sequence[View], prefix: str) -> Chapter:
 
 
 def arm_chapters(study: Study, inspections: Mapping[str, Inspection]) -> list[tuple[str, Chapter]]:
-    """Per arm the chapter of its best informed layer, from the inspections by run id.
+    """Per arm the chapter of its best informed layer, from the inspections by run id."""
+    told = enumerate(_arm_views(study, inspections))
+    return [(arm, organisation_chapter(same, f"arm{place}")) for place, (arm, same) in told]
 
-    Confirming runs count where any was inspected, else the trials. Figures are of the run with the
-    median loss, tables over those that have its tree. An arm without mixture layers has none.
+
+def arm_words(study: Study, inspections: Mapping[str, Inspection]) -> list[tuple[str, View, str]]:
+    """Per arm the layer of which its chapter is, and the paragraph about it."""
+    return [(arm, same[0], describe(same[0])) for arm, same in _arm_views(study, inspections)]
+
+
+def _arm_views(
+    study: Study, inspections: Mapping[str, Inspection]
+) -> list[tuple[str, Sequence[View]]]:
+    """Per arm its best informed layer, over its runs.
+
+    Confirming runs count where any was inspected, else the trials. The first is of the run with the
+    median loss, the others of those that have its tree. An arm without mixture layers has none.
     """
-    chapters = []
-    for place, arm in enumerate(arms(study)):
+    views_of = []
+    for arm in arms(study):
         own = [run for run in study.runs if run.arm == arm and run.id in inspections]
         confirmed = [run for run in own if run.kind == "confirm"]
         found = [inspections[run.id] for run in confirmed or own]
-        if found and any(each.layers for each in found):
-            chapters.append((arm, _arm_chapter(found, f"arm{place}")))
-    return chapters
-
-
-def _arm_chapter(inspections: Sequence[Inspection], prefix: str) -> Chapter:
-    same = same_organisation([each for each in inspections if each.layers])
-    best = views(same[0])[0]
-    return organisation_chapter(beside(best, same[1:]), prefix)
+        layered = [each for each in found if each.layers]
+        if layered:
+            same = same_organisation(layered)
+            views_of.append((arm, beside(views(same[0])[0], same[1:])))
+    return views_of
 
 
 def beside(view: View, others: Sequence[Inspection]) -> list[View]:

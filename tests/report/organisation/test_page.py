@@ -9,8 +9,8 @@ import pytest
 
 from hmoe.errors import ConfigError
 from hmoe.report.organisation import organisation_page, views, write_organisation
-from hmoe.report.organisation.chapter import arm_chapters, organisation_chapter
-from hmoe.report.page import html
+from hmoe.report.organisation.chapter import arm_chapters, arm_words, organisation_chapter
+from hmoe.report.page import html, readme
 from tests.report.hand import make_run, make_study
 from tests.report.organisation.records import make_record
 
@@ -120,6 +120,12 @@ def test_a_study_shows_arms_that_were_inspected(named) -> None:
     assert "<h2>Organisation</h2>" in page
     assert set(re.findall(r'id="(arm[\w-]+)"', page)) == set(figures(page)) != set()
     assert "Tables are over 3 runs" in page
+    brief = readme(study, inspections)
+    (told,) = [line for line in brief.splitlines() if line.startswith("- **tree** (")]
+    ((_, view, words),) = arm_words(study, inspections)
+    assert f"{view.layer.name}, seed {view.inspection.seed}" in told
+    assert words in told
+    assert "What the routers do" not in readme(study)
     without = html(study)
     assert "<h2>Organisation</h2>" not in without
     assert figures(without) == {}
