@@ -142,6 +142,9 @@ def _charts(where: str, objectives: Sequence[str], told: Sequence[str]) -> dict[
     sections = {
         "Objectives": quality,
         "Balance of every level": [_line(key) for key in loads],
+        "Gates of every level: how much in doubt, what changes": [
+            _line(f"val/gate/{what}/level_{i}") for what in ("entropy", "churn") for i in range(4)
+        ],
         "Cost": [_bar(key) for key in _COSTS],
     }
     cards = [
