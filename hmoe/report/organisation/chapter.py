@@ -23,6 +23,7 @@ from hmoe.report.organisation.chart import chart_figure
 from hmoe.report.organisation.flow import rings_figure, streams_figure
 from hmoe.report.organisation.matrix import matrix_figure, seeds_figure
 from hmoe.report.organisation.moments import loads_figure, panels_figure, settling_figure
+from hmoe.report.organisation.specialists import SpecialistRow, specialist_rows
 from hmoe.report.organisation.tables import (
     AgreementRow,
     KnowledgeRow,
@@ -58,7 +59,7 @@ class Chapter:
         inspection: the run of the figures.
         runs: how many runs the tables are over.
         words: the paragraph.
-        levels, knowledge, agreement: the tables.
+        levels, knowledge, agreement, specialists: the tables.
         pictures: the figures in their order.
         figures: id -> figure as data for plotly.
     """
@@ -70,6 +71,7 @@ class Chapter:
     levels: Sequence[LevelRow]
     knowledge: Sequence[KnowledgeRow]
     agreement: Sequence[AgreementRow]
+    specialists: Sequence[SpecialistRow]
     pictures: Sequence[Picture]
     figures: dict[str, Any]
 
@@ -90,6 +92,7 @@ def organisation_chapter(same: Sequence[View], prefix: str) -> Chapter:
         level_rows(same),
         knowledge_rows(same),
         agreement_rows(same),
+        specialist_rows(first),
         pictures,
         figures,
     )
