@@ -82,17 +82,17 @@ def package() -> Tensor:
 
 
 def test_random_routing_is_seldom_said_to_know_anything(monkeypatch: pytest.MonkeyPatch) -> None:
-    """8 layers, 2 labels, 2 levels: 5 of 100 runs, give or take 2.2, in any of their paragraphs.
+    """8 layers, 2 labels, 2 levels: 3 of 60 runs, give or take 1.7, in any of their paragraphs.
 
     By tokens, or level by level, nearly every run would be.
     """
     monkeypatch.setattr(knowing, "_PERMUTATIONS", (99, 99))
     told = 0
-    for _ in range(100):
+    for _ in range(60):
         layers = {str(i): seen_of(windows_that_hang_together()) for i in range(LAYERS)}
         byte_T = torch.randint(0, 3, (WINDOWS * BYTES,))
         told += claims(paragraphs(layers, {"package": package(), "byte": byte_T}))
-    assert told <= 12  # three deviations
+    assert told <= 8  # three deviations
 
 
 def test_one_layer_that_knows_is_found_among_those_that_do_not() -> None:
