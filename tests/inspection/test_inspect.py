@@ -187,6 +187,26 @@ def test_one_checkpoint_has_no_history(digits: Run, tmp_path: Path) -> None:
     assert all(layer.history is None for layer in record.layers)
 
 
+def test_the_random_distance_is_known_where_some_tokens_have_several_experts(
+    tmp_path: Path,
+) -> None:
+    """Expert choice: one expert a token on average, more for some; 2/3 of pairs are across."""
+    train_in(tmp_path / "run", "selection=expert_choice", "selection.k=1.0")
+    for layer in inspected(tmp_path / "run").layers:
+        assert layer.locality > 0
+        assert layer.locality_random == pytest.approx((2 / 3) * 1 + (1 / 3) * 0.5)
+
+
+def test_a_run_that_descends_is_held_beside_the_joint_choice(tmp_path: Path) -> None:
+    train_in(tmp_path / "run", "selection=descend")
+    record = inspected(tmp_path / "run")
+    for layer in record.layers:
+        assert set(layer.policy_loss) == {"exact", "descend", "beam 1"}
+        # One child of every unit is a beam of one, and what the run itself does.
+        assert layer.recall["descend"] == layer.recall["beam 1"] <= layer.recall["exact"] == 1
+        assert layer.policy_loss["descend"] == pytest.approx(record.loss, rel=1e-5)
+
+
 def test_text_has_its_folders_files_and_bytes(text: Path) -> None:
     record = inspected(text)
     (layer,) = record.layers

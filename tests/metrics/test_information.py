@@ -270,6 +270,20 @@ def test_p_for_a_family_by_hand() -> None:
     assert [p_L.tolist() for p_L in p] == [[0.25], [0.75, 1.0]]
 
 
+@law
+@given(SEEDS, st.integers(1, 5), st.integers(1, 4))
+def test_who_asks_twice_pays_once_and_who_asks_more_pays_more(
+    seed: int, levels: int, more: int
+) -> None:
+    draws = generator(seed)
+    null_QL, more_QL = (torch.rand(40, n, generator=draws).double() for n in (levels, more))
+    (alone_L,) = corrected_p([null_QL])
+    twice_L, again_L = corrected_p([null_QL, 3 * null_QL + 1])  # units do not matter
+    assert twice_L.equal(alone_L)
+    assert again_L.equal(alone_L)
+    assert (corrected_p([null_QL, more_QL])[0] >= alone_L).all()
+
+
 def test_chance_is_seldom_taken_for_knowledge_of_anything() -> None:
     """Of 400 families without truth 20 have some p of 0.05 or less, give or take 4.4."""
     tree, false = Tree.from_spec([2, 2]), 0
