@@ -37,7 +37,7 @@ bench: $(READY) ## Measure ratios side by side, of the suites in BENCH (an hour;
 	$(BIN)/hmoe bench $(BENCH) $(ARGS)
 
 test: $(READY) ## Run the quick tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 test-slow: $(READY) ## Run the slow tests
 	$(BIN)/python -m pytest -m slow $(ARGS)
