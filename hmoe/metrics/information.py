@@ -98,11 +98,8 @@ def permutation_null(
         unit_R, value_WB = unit_R // tokens_per_row, value_WB[:, :1]
     num_values, num_rows = int(value_WB.max()) + 1, max(1, len(unit_R))
     pair_P, times_P = (unit_R * tree.num_experts + expert_R).unique(return_counts=True)
-    unit_P, expert_P, times_P = (
-        pair_P // tree.num_experts,
-        pair_P % tree.num_experts,
-        times_P.double(),
-    )
+    unit_P, expert_P = pair_P // tree.num_experts, pair_P % tree.num_experts
+    times_P = times_P.double()
     levels = []
     for level in range(tree.num_levels):
         place_P = place_at_cut(tree, level, expert_P.device)[expert_P]
@@ -128,8 +125,7 @@ def permutation_null(
 
 def _log_size(cell_QP: Tensor, num_cells: int, times_P: Tensor) -> Tensor:
     """Sum over cells of n ln n, as a sum over rows of ln n, which are fewer: (Q, P) -> (Q,)."""
-    first_Q1 = torch.arange(len(cell_QP))[:, None] * num_cells
-    cell_QP = cell_QP + first_Q1
+    cell_QP = cell_QP + torch.arange(len(cell_QP))[:, None] * num_cells  # each its own cells
     times_QP = times_P.expand(cell_QP.shape)
     size = torch.bincount(cell_QP.flatten(), times_QP.flatten(), minlength=len(cell_QP) * num_cells)
     return size[cell_QP].log() @ times_P
