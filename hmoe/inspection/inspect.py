@@ -78,12 +78,18 @@ def inspect_run(
     tried_loss = run.loss(tried)
     num_searches = max(len(policies(layer)) for layer in run.layers.values())
     recalls, policy_loss = search_gap(run, tried, _counter(show, "searches", num_searches))
+    known = knowledge(
+        seen.layers,
+        seen.labels,
+        run.data.label_names,
+        tokens_per_row=run.tokens_per_row,
+        show=_counter(show, "labels", len(run.layers)),
+    )
     layers = []
-    for number, (place, layer) in enumerate(run.layers.items()):
+    for place, layer in run.layers.items():
         here = seen.layers[place]
-        show("labels", number, len(run.layers))
         facts = _facts(here) | {
-            "knowledge": knowledge(here, seen.labels, run.data.label_names),
+            "knowledge": known[place],
             "masked_N": _masked(run, layer, here, tried, tried_loss, f"{place} without", show),
             "recall": recalls.get(place, {}),
             "policy_loss": policy_loss if place in recalls else {},
@@ -109,7 +115,6 @@ def _facts(seen: Seen) -> dict[str, Any]:
     """What is known of a layer from its rows alone."""
     tree, levels = seen.tree, range(seen.tree.num_levels)
     rows = seen.token_R, seen.expert_R
-    per_token = len(seen.token_R) / seen.num_tokens
     return {
         "load_N": seen.load_N,
         "dropped": seen.dropped,
@@ -123,7 +128,9 @@ def _facts(seen: Seen) -> dict[str, Any]:
             if len(tree.cut(level)) <= _MOST_PAIRED
         },
         "locality": locality(*rows, tree),
-        "locality_random": random_locality(tree, round(per_token)),
+        # However many are drawn, a pair of them is as far apart; some tokens may have several
+        # experts where they have one on average.
+        "locality_random": random_locality(tree, min(2, tree.num_experts)),
         "choice_T": seen.heaviest_T.numpy(),
     }
 

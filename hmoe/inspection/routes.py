@@ -8,6 +8,7 @@ Letters: T tokens, D width, R rows, N nodes, E experts, K experts per token, B b
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from math import prod
 
 import torch
 from torch import Tensor
@@ -15,15 +16,27 @@ from torch import Tensor
 from hmoe.data import SplitLoader
 from hmoe.errors import ConfigError
 from hmoe.inspection.run import TrainedRun
-from hmoe.layer import Choice, Heads, HMoE, LazyHMoE, Routing, Scores, Selection, Tree, top_k
+from hmoe.layer import (
+    Choice,
+    Heads,
+    HMoE,
+    LazyHMoE,
+    Routing,
+    Scores,
+    Selection,
+    Tree,
+    descend,
+    top_k,
+)
 from hmoe.layer.beam import beam_widths, check_k
+from hmoe.layer.checks import per_level
 from hmoe.layer.gates import Gate, TopDown
 from hmoe.layer.selection import seen_rows
 from hmoe.layer.tree_ops import at_experts
 from hmoe.metrics import RecallMetrics
 
 Route = Callable[[Tensor, Tensor | None], Routing]
-EXACT = "exact"
+EXACT, DESCEND = "exact", "descend"
 _SHUT = -1e9  # a raw score out of reach; finite, so that nothing turns into NaN
 
 
@@ -132,23 +145,56 @@ def _without(gate: Gate, scores: Scores, node: int, below_n: Tensor) -> Scores:
 def policies(layer: HMoE) -> dict[str, Selection]:
     """Searches that find experts for the same scores: all of them, and beams of 1, 2, 4, .. units.
 
-    A beam of 1 is greedy descent. Empty where experts are not the k best of paths, or where there
-    is one level, so that nothing is searched.
+    A beam of 1 is greedy descent to one unit. A layer that descends is held beside them too, as
+    "descend", where the others can choose as many experts and weigh them as it does: see `_joint`.
+    Empty where they cannot, where experts are chosen by another rule, or where there is one level,
+    so that nothing is searched.
     """
     rule, tree = layer.eval_selection, layer.tree
-    is_top_k = isinstance(rule, partial) and rule.func is top_k
-    if not is_top_k or isinstance(layer, LazyHMoE) or tree.num_levels == 1:
+    if not isinstance(rule, partial) or isinstance(layer, LazyHMoE) or tree.num_levels == 1:
         return {}
-    found: dict[str, Selection] = {EXACT: partial(rule, beam=None)}
+    exact = partial(rule, beam=None) if rule.func is top_k else _joint(rule, tree)
+    if exact is None:
+        return {}
+    found: dict[str, Selection] = {EXACT: exact}
+    if rule.func is not top_k:
+        found[DESCEND] = rule
     beam = 1
     while beam < max(map(len, tree.inner_levels)):
         try:
-            check_k(tree, rule.keywords["k"], beam_widths(tree, beam) or ())
-            found[f"beam {beam}"] = partial(rule, beam=beam)
+            check_k(tree, exact.keywords["k"], beam_widths(tree, beam) or ())
+            found[f"beam {beam}"] = partial(exact, beam=beam)
         except ConfigError:  # too narrow to be sure of k experts
             pass
         beam *= 2
     return found
+
+
+def _joint(rule: partial[Routing], tree: Tree) -> partial[Routing] | None:
+    """The joint choice of as many experts as a descent, each of which weighs what it does there.
+
+    An expert weighs the same in both if that is its path. Weights that are normalised at every
+    level depend on who else was chosen there, and a joint choice has no such levels: its loss would
+    differ by more than the search. None for those, for a descent that keeps all children of a unit,
+    and where experts sit on several levels, so that tokens differ in how many they have.
+    """
+    if rule.func is not descend:
+        return None
+    depth, options = tree.num_levels, rule.keywords
+    k_L = per_level("selection.k", options["k"], depth)
+    weights_L = per_level("selection.weights", options["weights"], depth)
+    one_depth = all(tree.level_N[node] == depth - 1 for node in tree.node_E)
+    if None in k_L or set(weights_L) != {"probs"} or not one_depth:
+        return None
+    return partial(
+        top_k,
+        k=prod(k or 1 for k in k_L),
+        beam=None,
+        weights="probs",
+        scale=1.0,
+        capacity=options["capacity"],
+        drop=options["drop"],
+    )
 
 
 def search_gap(

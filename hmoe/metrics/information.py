@@ -6,9 +6,12 @@ with few rows a cell, unrelated numbers share information too, about cells / (2 
 shown with the mean over permutations of the label, or adjusted for chance (Vinh et al. 2010).
 
 Letters: T tokens, R rows, E experts, L levels, C values of a label, Z places: experts, nodes of a
-cut or clusters.
+cut or clusters; W rows of the data, B tokens of each, P pairs of token and expert, Q permutations,
+X questions.
 """
 
+from collections.abc import Sequence
+from itertools import pairwise
 from math import log
 
 import torch
@@ -20,6 +23,9 @@ from hmoe.metrics.levels import level_counts, place_at_cut
 from hmoe.metrics.stability import NONE
 
 _ROUNDING = 1e-12  # nats by which equal information may differ, for the order of a sum
+_STEADY = 1e-9  # nats; what deviates less is the same in all permutations but for rounding
+_ROUNDING_Z = 1e-6  # standard deviations by which equal ones may differ
+_AT_ONCE = 2**21  # labels, or cells, of the permutations that are counted together
 
 
 def pair_counts(value_R: Tensor, place_R: Tensor, num_values: int, num_places: int) -> Tensor:
@@ -59,54 +65,95 @@ def permutation_null(
     token_R: Tensor,
     expert_R: Tensor,
     tree: Tree,
+    *,
+    tokens_per_row: int,
     permutations: int,
     generator: torch.Generator,
-) -> tuple[Tensor, Tensor]:
-    """What `level_information` would be by chance, and how often chance gives as much.
+) -> Tensor:
+    """`level_information` as it is, and as it would be if labels had nothing to do with choices.
 
-    The label is permuted among tokens, so that the rows of one token stay together: with several
-    experts a token, rows are not independent.
+    What is permuted are the rows of the data: each row hands the labels of its tokens, in their
+    order, to another row. So tokens that hang together, the bytes of a window, do so by chance too.
+    A label that is constant in a row, the package of a window, moves as a whole; one that changes
+    within rows, the byte, keeps its run and its place in the row. Rows of one token are permuted
+    token by token. Rows of the mixture stay with their token: with several experts a token they are
+    not independent. Rows of the data are taken for exchangeable; where neighbours are alike, as two
+    windows of one file, chance is still somewhat too low.
 
     Args:
-        value_T: label of every token, 0 .. C - 1.
-        token_R, expert_R: the rows.
-        permutations: how many; at least 100 for a mean to be trusted.
-        generator: draws them, on the CPU.
+        value_T: label of every token, 0 .. C - 1, row after row.
+        token_R, expert_R: the rows of the mixture.
+        tokens_per_row: tokens of a row of the data, T = W rows of so many.
+        permutations: how many, Q.
+        generator: draws them, on the CPU: as many, of as many rows, are the same permutations for
+            every layer and label, as `corrected_p` needs.
 
     Returns:
-        Mean over permutations, (L,) float64, and share of permutations with at least as much as the
-        data, which itself is counted as one of them (Davison & Hinkley 1997, equation 4.11): (L,).
+        (1 + Q, L) float64, the data first.
     """
-    value_T, token_R, expert_R = value_T.cpu(), token_R.cpu(), expert_R.cpu()
-    num_values = int(value_T.max()) + 1
-    num_rows = max(1, len(token_R))
-    # Cell numbers are value x places + place. The places' entropies stay as they are.
+    value_WB = value_T.cpu().unflatten(0, (-1, tokens_per_row))
+    unit_R, expert_R = token_R.cpu(), expert_R.cpu()
+    if (value_WB == value_WB[:, :1]).all():
+        # The rows of the mixture that are in the same row of the data then move together.
+        unit_R, value_WB = unit_R // tokens_per_row, value_WB[:, :1]
+    num_values, num_rows = int(value_WB.max()) + 1, max(1, len(unit_R))
+    pair_P, times_P = (unit_R * tree.num_experts + expert_R).unique(return_counts=True)
+    unit_P, expert_P = pair_P // tree.num_experts, pair_P % tree.num_experts
+    times_P = times_P.double()
     levels = []
     for level in range(tree.num_levels):
-        place_R = place_at_cut(tree, level, expert_R.device)[expert_R]
-        num_places = len(tree.cut(level))
-        levels.append((place_R, num_places, entropy(torch.bincount(place_R)).item()))
-    # Sum over cells of n ln n, as a sum over rows of ln n: there are fewer rows than cells.
-    log_n = torch.arange(num_rows + 1).double().clamp(min=1).log()
+        place_P = place_at_cut(tree, level, expert_P.device)[expert_P]
+        count_Z = torch.bincount(place_P, times_P, minlength=len(tree.cut(level)))
+        levels.append((place_P, len(count_Z), entropy(count_Z)))
 
-    def information_L(value_T: Tensor) -> Tensor:
-        value_R = value_T[token_R]
-        own = entropy(torch.bincount(value_R)).item()
-        upto_L = []
-        for place_R, num_places, places in levels:
-            cell_R = torch.add(place_R, value_R, alpha=num_places)
-            size = torch.bincount(cell_R, minlength=num_values * num_places)
-            both = log(num_rows) - log_n[size[cell_R]].sum().item() / num_rows
-            upto_L.append(own + places - both)
-        return _added(torch.tensor(upto_L, dtype=torch.float64))
+    def information_QL(order_QW: Tensor) -> Tensor:
+        value_QP = value_WB[order_QW].flatten(1)[:, unit_P]
+        own_Q = log(num_rows) - _log_size(value_QP, num_values, times_P) / num_rows
+        upto = []
+        for place_P, num_places, places in levels:
+            cell_QP = torch.add(place_P, value_QP, alpha=num_places)
+            logs_Q = _log_size(cell_QP, num_values * num_places, times_P)
+            upto.append(own_Q + places - (log(num_rows) - logs_Q / num_rows))
+        return torch.stack([upto[0], *(b - a for a, b in pairwise(upto))], -1)
 
-    here_L = information_L(value_T)
-    total_L, at_least_L = torch.zeros_like(here_L), torch.ones_like(here_L)
-    for _ in range(permutations):
-        found_L = information_L(value_T[torch.randperm(len(value_T), generator=generator)])
-        total_L += found_L
-        at_least_L += found_L >= here_L - _ROUNDING
-    return total_L / permutations, at_least_L / (permutations + 1)
+    orders = [torch.arange(len(value_WB))]
+    orders += [torch.randperm(len(value_WB), generator=generator) for _ in range(permutations)]
+    at_once = max(1, _AT_ONCE // max(value_WB.numel(), len(pair_P), num_values * tree.num_experts))
+    parts = torch.stack(orders).split(at_once)
+    return torch.cat([information_QL(order_QW) for order_QW in parts])
+
+
+def _log_size(cell_QP: Tensor, num_cells: int, times_P: Tensor) -> Tensor:
+    """Sum over cells of n ln n, as a sum over rows of ln n, which are fewer: (Q, P) -> (Q,)."""
+    cell_QP = cell_QP + torch.arange(len(cell_QP))[:, None] * num_cells  # each its own cells
+    times_QP = times_P.expand(cell_QP.shape)
+    size = torch.bincount(cell_QP.flatten(), times_QP.flatten(), minlength=len(cell_QP) * num_cells)
+    return size[cell_QP].log() @ times_P
+
+
+def corrected_p(nulls: Sequence[Tensor]) -> list[Tensor]:
+    """How often chance tells as much anywhere: p values for a whole family of questions at once.
+
+    A permutation counts against a value if the largest that it gives in the whole family is as
+    large, each in standard deviations of its own column (Westfall & Young 1993, single-step maxT).
+    So where choices have nothing to do with any label, some p is at most 0.05 in one of twenty
+    families only, however many layers, labels and levels are asked, and however they depend.
+
+    Args:
+        nulls: tables of `permutation_null`, (1 + Q, L) each, from the same permutations.
+
+    Returns:
+        Of each table the p of its first row, which itself is counted as a permutation (Davison &
+        Hinkley 1997, equation 4.11): (L,) float64 each.
+    """
+    all_QX = torch.cat(list(nulls), 1)
+    # The data are in mean and deviation too: so all rows are alike where chance made them.
+    deviation_QX = all_QX - all_QX.mean(0)
+    size_X = deviation_QX.square().mean(0).sqrt()
+    deviation_QX = torch.where(size_X > _STEADY, deviation_QX / size_X, -torch.inf)
+    most_Q = deviation_QX.amax(1)
+    p_X = (most_Q[:, None] >= deviation_QX[0] - _ROUNDING_Z).double().mean(0)
+    return list(p_X.split([null_QL.shape[1] for null_QL in nulls]))
 
 
 def nmi(counts_CZ: Tensor) -> float:
@@ -118,7 +165,9 @@ def nmi(counts_CZ: Tensor) -> float:
 def ami(counts_CZ: Tensor) -> float:
     """(I - E[I]) / (sqrt(H(value) H(place)) - E[I]): 0 as by chance, 1 if either tells the other.
 
-    E[I] is over tables of the same margins (Vinh et al. 2010). 0 where either is constant.
+    E[I] is over tables of the same margins (Vinh et al. 2010), as if rows were independent: where
+    tokens hang together, as the bytes of a window, it is too small and AMI flatters; the null of
+    `permutation_null` is not. 0 where either is constant.
     """
     # Imported here because it takes a second that no other command has to pay.
     from sklearn.metrics import adjusted_mutual_info_score

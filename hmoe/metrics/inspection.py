@@ -39,9 +39,12 @@ class Knowledge:
         entropy: H(label).
         information_L: I(label; node of level l | node of level l - 1); they add up to
             I(label; expert).
-        null_L: mean of the same over permutations of the label among tokens, what chance gives.
-        p_L: share of permutations with at least as much, the data itself counted as one.
-        nmi_L, ami_L: normalised and adjusted mutual information of label and cut.
+        null_L: mean of the same over permutations of the labels of whole rows of the data, what
+            chance gives.
+        p_L: share of permutations with as much on any level, of any label and layer of the run,
+            see `corrected_p`; the data itself counted as one.
+        nmi_L, ami_L: normalised and adjusted mutual information of label and cut; adjusted as if
+            tokens were independent, which flatters where those of a row hang together.
         clusters_ami_L: the same adjusted measure for k-means clusters of the layer's inputs, as
             many as the cut has nodes: what the geometry of the inputs alone would tell.
     """
@@ -95,8 +98,8 @@ class LayerInspection:
         coactivation: level -> (nodes, nodes) share of the rows' tokens of one node that another
             node served too; levels of few enough nodes only.
         locality, locality_random: how far apart in the tree the experts of one token are, from 0
-            to 1 (small is near), and how far they would be drawn at random; NaN where a token has
-            one expert.
+            to 1 (small is near), NaN where no token has two; and how far they would be drawn at
+            random.
         masked_N: rise of the loss when a node may not be chosen; NaN where it was not tried.
         recall: search policy -> share of the experts of the exact joint choice that it finds.
         policy_loss: search policy -> loss of the model under it.

@@ -28,6 +28,9 @@ from hmoe.metrics import heaviest, level_entropy, overlaps
 MOMENTS = "routing"
 # Tokens of a layer, at least half of it: a share is told to within a percent, in 16 KB a moment.
 _MOST_TOKENS = 8_192
+# Tokens whose entropy is taken, at least half of it: of thousands of experts it costs as much as
+# the rest of a validation, and its mean is told to within a percent.
+_MOST_DOUBTS = 1_024
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +40,8 @@ class Moment:
     Attributes:
         step: of the training.
         load_E: per mixture the rows that each expert was asked for, over the whole validation.
-        entropy_L: per mixture the mean over tokens of `level_entropy`, NaN where its gate does not
-            score all nodes.
+        entropy_L: per mixture the mean over sampled tokens of `level_entropy`, NaN where its gate
+            does not score all nodes.
         choice_T: per mixture the heaviest expert of each sampled token, -1 for none.
     """
 
@@ -63,18 +66,15 @@ class Moments:
 
     def start(self) -> None:
         """Begin a validation."""
-        self._samples = [_Sample() for _ in self._trees]
-        self._entropy_L = [torch.zeros(tree.num_levels) for tree in self._trees]
-        self._num_tokens = 0
+        self._choices = [_Sample(_MOST_TOKENS) for _ in self._trees]
+        self._doubts = [_Sample(_MOST_DOUBTS) for _ in self._trees]
 
     def watch(self, routings: Sequence[Routing]) -> None:
         """Add a batch of the validation. What experts were asked to do counts, dropped or not."""
-        for i, routing in enumerate(routings):
-            self._samples[i].add(heaviest(routing.before_drops))
-            self._entropy_L[i] = self._entropy_L[i].to(routing.weight_R.device) + _entropy_L(
-                routing
-            )
-        self._num_tokens += routings[0].num_tokens if routings else 0
+        for choices, doubts, routing in zip(self._choices, self._doubts, routings, strict=True):
+            choice_T = heaviest(routing.before_drops)
+            choices.keep(choice_T[choices.places(len(choice_T))])
+            doubts.keep(_entropy_TL(routing, doubts.places(routing.num_tokens)))
 
     def finish(self, step: int, load_E: Sequence[Tensor]) -> dict[str, float]:
         """End the validation of a step: entropy and churn by level, as means over mixtures.
@@ -85,8 +85,8 @@ class Moments:
         """
         if not self._trees:
             return {}
-        choice_T = tuple(sample.values().cpu() for sample in self._samples)
-        entropy_L = tuple((total_L / self._num_tokens).cpu() for total_L in self._entropy_L)
+        choice_T = tuple(sample.values().cpu() for sample in self._choices)
+        entropy_L = tuple(sample.values().mean(0).cpu() for sample in self._doubts)
         now = Moment(step, tuple(load.cpu() for load in load_E), entropy_L, choice_T)
         earlier = moment_files(self._folder, step - 1)
         churns = []
@@ -127,33 +127,43 @@ def read_moment(path: Path) -> Moment:
 class _Sample:
     """Evenly spread values of a long stream, without knowing how long it is.
 
-    Every value at first; each time they are too many, every other one is let go, and from then on
-    half as many are taken. So the same stream gives the same sample however it is cut in batches.
+    Every value at first; each time they would be too many, every other one is let go, and from then
+    on half as many are taken. So the same stream gives the same sample however it is cut in
+    batches. Which values of a batch to keep is told beforehand, so that no others need be computed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self._most = most
         self._stride, self._seen, self._kept = 1, 0, 0
         self._parts: list[Tensor] = []
 
-    def add(self, value_T: Tensor) -> None:
-        taken = value_T[-self._seen % self._stride :: self._stride]
-        self._seen += len(value_T)
-        self._kept += len(taken)
-        self._parts.append(taken)
-        while self._kept > _MOST_TOKENS:
+    def places(self, num_tokens: int) -> slice:
+        """Which of the next values of the stream to `keep`."""
+        while True:
+            taken = range(-self._seen % self._stride, num_tokens, self._stride)
+            if self._kept + len(taken) <= self._most:
+                break
             self._parts = [self.values()[::2]]
             self._stride *= 2
             self._kept = len(self._parts[0])
+        self._seen += num_tokens
+        self._kept += len(taken)
+        return slice(taken.start, num_tokens, self._stride)
+
+    def keep(self, value_T: Tensor) -> None:
+        """Add the values, of one number or several, of those places."""
+        self._parts.append(value_T)
 
     def values(self) -> Tensor:
         return torch.cat(self._parts) if self._parts else torch.empty(0, dtype=torch.int64)
 
 
-def _entropy_L(routing: Routing) -> Tensor:
-    """`level_entropy` in sum over tokens: (L,) on the device."""
+def _entropy_TL(routing: Routing, places: slice) -> Tensor:
+    """`level_entropy` of some tokens: (T, L) on the device."""
     if isinstance(routing.scores, Unscored):
-        return routing.weight_R.new_full((routing.tree.num_levels,), torch.nan)
-    return level_entropy(routing.probs_TN.detach(), routing.tree).sum(0)
+        num_tokens = len(range(routing.num_tokens)[places])
+        return routing.weight_R.new_full((num_tokens, routing.tree.num_levels), torch.nan)
+    return level_entropy(routing.probs_TN[places].detach(), routing.tree)
 
 
 def _step(path: Path) -> int:

@@ -136,7 +136,12 @@ def test_searches_that_there_are() -> None:
     assert names("grid", best(2)) == ["exact", "beam 1", "beam 2"]
     assert names("grid", best(5)) == ["exact", "beam 2"]  # one unit has four experts
     assert names("grid", best(2, beam=1)) == ["exact", "beam 1", "beam 2"]
-    assert names("grid", down(1)) == []
+    assert names("grid", down(1)) == ["exact", "descend", "beam 1", "beam 2"]
+    assert names("grid", down((2, 3))) == ["exact", "descend", "beam 2"]  # six experts
+    assert names("grid", down(2, weights="renormalized")) == []  # weighed among siblings
+    assert names("grid", down(2, weights=("probs", "renormalized"))) == []
+    assert names("grid", down((None, 1))) == []  # all units
+    assert names("ragged", down(1)) == []  # tokens differ in how many experts they have
     assert names("grid", SELECTIONS["soft"]) == []
 
 
@@ -150,6 +155,34 @@ def test_greedy_descent_misses_the_best_expert_of_the_other_department() -> None
     assert chosen.expert_R.tolist() == [2, 2, 2]
     assert set(greedy.expert_R.tolist()) <= {0, 1}
     assert recalls.shares() == {"exact": 1.0, "beam 1": 0.0}
+
+
+def test_what_a_descent_misses() -> None:
+    """The same paths: the descent takes an expert of .3, the joint choice that of .36."""
+    layer = by_bias(top_down(), [0.6, 0.4, 0.5, 0.5, 0.9, 0.1], down(1))
+    recalls = _Recalls(layer, policies(layer), torch.device("cpu"))
+    with torch.no_grad():
+        chosen = recalls.route(torch.ones(3, DIM), None)
+        own = recalls.plain("descend")(torch.ones(3, DIM), None)
+    assert chosen.expert_R.tolist() == [2, 2, 2]
+    assert chosen.weight_R.tolist() == pytest.approx([0.36] * 3)
+    assert own.weight_R.tolist() == pytest.approx([0.3] * 3)
+    assert recalls.shares() == {"exact": 1.0, "descend": 0.0, "beam 1": 0.0}
+
+
+def test_a_descent_to_one_unit_is_a_beam_of_one() -> None:
+    """The same experts for the same weights, so that losses differ by the search alone."""
+    tree, gate = Tree.from_spec([3, 4]), top_down(init_std=0.3)
+    make = layer_of(tree=tree, gate=gate, selection=down((1, 2)))
+    layer = make(dim=DIM).eval()
+    recalls = _Recalls(layer, policies(layer), torch.device("cpu"))
+    x_TD = torch.randn(20, DIM)
+    with torch.no_grad():
+        pair = [recalls.plain(policy)(x_TD, None) for policy in ("descend", "beam 1")]
+    found_TE, expected_TE = (
+        torch.zeros(20, 12).index_put((r.token_R, r.expert_R), r.weight_R) for r in pair
+    )
+    torch.testing.assert_close(found_TE, expected_TE)
 
 
 def test_a_search_of_two_finds_one_of_them() -> None:

@@ -21,6 +21,7 @@ from hmoe.metrics import (
     InformationMetrics,
     agreement,
     ami,
+    corrected_p,
     entropy,
     level_counts,
     level_information,
@@ -47,9 +48,28 @@ def random_counts(tree: Tree, seed: int, num_values: int) -> Tensor:
     return draw * 10 ** torch.randint(0, 5, size, generator=generator(seed + 1))
 
 
-def null_of(value_T: Tensor, expert_TK: Tensor, tree: Tree) -> tuple[Tensor, Tensor]:
+def permuted(
+    value_T: Tensor, expert_TK: Tensor, tree: Tree, per_row: int = 1, permutations: int = 100
+) -> Tensor:
     token_R = torch.arange(len(value_T)).repeat_interleave(expert_TK.shape[1])
-    return permutation_null(value_T, token_R, expert_TK.flatten(), tree, PERMUTATIONS, generator())
+    return permutation_null(
+        value_T,
+        token_R,
+        expert_TK.flatten(),
+        tree,
+        tokens_per_row=per_row,
+        permutations=permutations,
+        generator=generator(),
+    )
+
+
+def null_of(
+    value_T: Tensor, expert_TK: Tensor, tree: Tree, per_row: int = 1, permutations: int = 100
+) -> tuple[Tensor, Tensor]:
+    """Mean of the permutations, and p of every level by itself."""
+    null_QL = permuted(value_T, expert_TK, tree, per_row, permutations)
+    p_L = torch.cat(corrected_p(null_QL.split(1, -1)))
+    return null_QL[1:].mean(0), p_L
 
 
 # ------------------------------------------------------------------ by hand
@@ -168,10 +188,7 @@ def test_a_permutation_by_hand() -> None:
 def test_all_permutations_of_four_tokens() -> None:
     # Labels a a b b, places 0 0 1 1: of the 6 orders 2 tell all, ln 2, the other 4 nothing.
     value_T, expert_TK = torch.tensor([0, 0, 1, 1]), torch.tensor([[0], [0], [1], [1]])
-    token_T = torch.arange(4)
-    null_L, p_L = permutation_null(
-        value_T, token_T, expert_TK.flatten(), Tree.from_spec([2]), 3000, generator()
-    )
+    null_L, p_L = null_of(value_T, expert_TK, Tree.from_spec([2]), permutations=3000)
     # The share is 1/3 with a standard error of sqrt(2/9 / 3000) = 0.0086.
     assert null_L.item() == pytest.approx(log(2) / 3, abs=0.02)
     assert p_L.item() == pytest.approx(1 / 3, abs=0.03)
@@ -200,6 +217,82 @@ def test_the_rows_of_a_token_are_permuted_together() -> None:
     twice_L, _ = null_of(value_T, expert_T[:, None].repeat(1, 2), tree)
     assert twice_L.tolist() == pytest.approx(once_L.tolist())
     assert once_L.item() == pytest.approx(9 * 7 / (2 * 500), rel=0.1)  # Miller 1955
+
+
+def test_windows_are_permuted_as_a_whole() -> None:
+    """Four windows of three tokens, labels a a b b, places 0 0 1 1: as four tokens would be."""
+    value_T, expert_TK = torch.tensor([0, 0, 1, 1]), torch.tensor([[0], [0], [1], [1]])
+    tree = Tree.from_spec([2])
+    windows_QL = permuted(value_T.repeat_interleave(3), expert_TK.repeat_interleave(3, 0), tree, 3)
+    torch.testing.assert_close(windows_QL, permuted(value_T, expert_TK, tree))
+    # By token it would seem that chance rarely tells ln 2: 2 of 12! / 6!^2 orders.
+    by_token_L, _ = null_of(value_T.repeat_interleave(3), expert_TK.repeat_interleave(3, 0), tree)
+    assert by_token_L.item() < 0.1 < windows_QL.mean().item()
+
+
+def test_a_label_that_changes_in_a_window_keeps_its_order() -> None:
+    """Two windows, labels a b and c c, the last token of the first alone at place 1."""
+    value_T, expert_TK = torch.tensor([0, 1, 2, 2]), torch.tensor([[0], [1], [0], [0]])
+    found_Q1 = permuted(value_T, expert_TK, Tree.from_spec([2]), 2)
+    # As it is H(place) is told in full. Swapped, c c | a b: place 1 has one of the two c, and what
+    # is left of H(place), 1/2 of the tokens being c, is 1/2 ln 2.
+    place = 0.75 * log(4 / 3) + 0.25 * log(4)
+    expected = {round(place, 9), round(place - 0.5 * log(2), 9)}
+    assert {round(x, 9) for x in found_Q1.flatten().tolist()} == expected
+    assert found_Q1[0].item() == pytest.approx(place)
+
+
+@law
+@given(TREES, SEEDS, st.integers(1, 4), st.integers(1, 3))
+def test_a_permuted_table_is_the_information_of_permuted_labels(
+    tree: Tree, seed: int, per_row: int, k: int
+) -> None:
+    """The fast way of counting is the definition, permutation by permutation."""
+    draws = generator(seed)
+    value_T = torch.randint(0, 3, (6 * per_row,), generator=draws)
+    expert_TK = torch.randint(0, tree.num_experts, (6 * per_row, k), generator=draws)
+    found_QL = permuted(value_T, expert_TK, tree, per_row, permutations=3)
+    same = generator()
+    orders = [torch.arange(6)] + [torch.randperm(6, generator=same) for _ in range(3)]
+    for found_L, order_W in zip(found_QL, orders, strict=True):
+        value_R = value_T.view(6, per_row)[order_W].flatten().repeat_interleave(k)
+        counts_CE = pair_counts(value_R, expert_TK.flatten(), 3, tree.num_experts)
+        torch.testing.assert_close(found_L, level_information(counts_CE, tree))
+
+
+def test_p_for_a_family_by_hand() -> None:
+    """Two questions, four draws; the second has the larger deviation in the third draw only."""
+    first_Q1 = torch.tensor([[3.0], [0.0], [0.0], [0.0]]).double()
+    second_Q1 = torch.tensor([[2.0], [1.0], [3.0], [2.0]]).double()
+    steady_Q1 = torch.full((4, 1), 0.7).double()
+    # Deviations: sqrt(3) and -1/sqrt(3); 0, -sqrt(2), sqrt(2), 0.
+    p = corrected_p([first_Q1, torch.cat([second_Q1, steady_Q1], 1)])
+    assert [p_L.tolist() for p_L in p] == [[0.25], [0.75, 1.0]]
+
+
+@law
+@given(SEEDS, st.integers(1, 5), st.integers(1, 4))
+def test_who_asks_twice_pays_once_and_who_asks_more_pays_more(
+    seed: int, levels: int, more: int
+) -> None:
+    draws = generator(seed)
+    null_QL, more_QL = (torch.rand(40, n, generator=draws).double() for n in (levels, more))
+    (alone_L,) = corrected_p([null_QL])
+    twice_L, again_L = corrected_p([null_QL, 3 * null_QL + 1])  # units do not matter
+    assert twice_L.equal(alone_L)
+    assert again_L.equal(alone_L)
+    assert (corrected_p([null_QL, more_QL])[0] >= alone_L).all()
+
+
+def test_chance_is_seldom_taken_for_knowledge_of_anything() -> None:
+    """Of 400 families without truth 20 have some p of 0.05 or less, give or take 4.4."""
+    tree, false = Tree.from_spec([2, 2]), 0
+    for _ in range(400):
+        labels = [torch.randint(0, 3, (30,)) for _ in range(2)]
+        layers = [torch.randint(0, 4, (30, 1)) for _ in range(4)]
+        nulls = [permuted(value_T, expert_TK, tree) for value_T in labels for expert_TK in layers]
+        false += min(p_L.min().item() for p_L in corrected_p(nulls)) <= 0.05
+    assert 7 <= false <= 33  # three deviations
 
 
 # ------------------------------------------------------------------ planted

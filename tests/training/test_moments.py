@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hmoe.layer import Routing, Tree
 from hmoe.layer.capacity import limited
+from hmoe.metrics import level_entropy
 from hmoe.training import moments
 from hmoe.training.moments import Moments, moment_files, read_moment
 from tests.cases import make_routing
@@ -90,16 +91,40 @@ def test_entropy_is_a_mean_over_tokens_and_mixtures(tmp_path: Path) -> None:
     assert [entropy_L.tolist() for entropy_L in read_moment(path).entropy_L] == [[1, 1], [0, 0.5]]
 
 
-@pytest.mark.parametrize("cuts", [[13], [1] * 13, [4, 4, 5], [2, 11]])
-def test_of_many_tokens_an_even_sample_is_kept(
-    cuts: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+CUTS = pytest.mark.parametrize("cuts", [[13], [1] * 13, [4, 4, 5], [2, 11]])
+
+
+@CUTS
+def test_of_many_tokens_an_even_sample_is_kept(cuts: list[int]) -> None:
     """Of 13 tokens at most 4: every second, then every fourth, however they come in batches."""
-    monkeypatch.setattr(moments, "_MOST_TOKENS", 4)
-    sample = moments._Sample()
+    sample = moments._Sample(4)
     for part in torch.arange(13).split(cuts):
-        sample.add(part)
+        places = sample.places(len(part))
+        assert len(part[places]) <= 4
+        sample.keep(part[places])
     assert sample.values().tolist() == [0, 4, 8, 12]
+
+
+@CUTS
+def test_the_entropy_of_few_tokens_is_taken(
+    cuts: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of 13 tokens 0, 4, 8 and 12, of which the first is sure: the same in any batches."""
+    monkeypatch.setattr(moments, "_MOST_DOUBTS", 4)
+    probs_TN = torch.full((13, 6), 0.5)
+    probs_TN[[0, 1, 2, 3, 5, 6]] = torch.tensor([1.0, 0, 1, 0, 1, 0])
+    watched, taken = Moments(folder=tmp_path, trees=[GRID]), []
+    monkeypatch.setattr(
+        moments,
+        "level_entropy",
+        lambda probs_TN, tree: taken.append(len(probs_TN)) or level_entropy(probs_TN, tree),
+    )
+    watched.start()
+    for part_TN in probs_TN.split(cuts):
+        watched.watch([make_routing(GRID, [[0]] * len(part_TN), part_TN)])
+    found = watched.finish(5, [torch.zeros(4)])
+    assert found == {"entropy/level_0": 0.75, "entropy/level_1": 0.75}
+    assert max(taken) <= 4
 
 
 def test_a_run_keeps_its_moments_and_tells_churn_from_the_second_on(tmp_path: Path) -> None:

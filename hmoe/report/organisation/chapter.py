@@ -173,8 +173,10 @@ def _drawings(same: Sequence[View]) -> list[tuple[str, str, Draw]]:
     drawings += [
         (
             f"At which level {each.label} is known",
-            "Bars of the left panel add up to what the choice of experts tells; p is the share of "
-            "permutations of the label that tell as much.",
+            "Bars of the left panel add up to what the choice of experts tells; chance is the mean "
+            "over permutations of the labels of whole rows of the data, and p the share of them "
+            "that tell as much on any level of any label and layer. AMI is adjusted as if tokens "
+            "were independent, so that it flatters where those of a row hang together.",
             lambda v, each=each: information_figure(v, each),
         )
         for each in view.layer.knowledge

@@ -14,7 +14,7 @@ from hmoe.metrics import Inspection, Knowledge, LayerInspection, level_counts, p
 from hmoe.report.numbers import number
 
 Array = np.ndarray
-SIGNIFICANT = 0.05  # share of permutations
+SIGNIFICANT = 0.05  # share of permutations, for all that is asked of a run together
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,8 @@
 """An organisation in one paragraph, made from the numbers: who knows what, who idles, what settled.
 
 Names of units and labels stand between backticks. A sentence is written only about what was
-measured, and knowledge is claimed only where permuted labels rarely give as much.
+measured, and knowledge is claimed only where permuted labels rarely give as much anywhere: of runs
+that know nothing, about one of twenty is said to know something.
 
 Letters: L levels, S moments, N nodes.
 """
