@@ -16,7 +16,7 @@ THREE = {"web": {"a": 2, "b": 2}, "legal": {"c": 2, "d": 2}}
 
 def made(spec: Any = TWO, knowledge: tuple[Knowledge, ...] = (), **changes: Any) -> View:
     """A layer with an even load of which nothing else was measured."""
-    record = Inspection("r", "", 0, 1, "val", 8, "t", 1.0, spec, (), 0.0)
+    record = Inspection("r", "", 0, 1, "val", 8, 8, "t", 1.0, 8, 1.0, spec, (), 0.0)
     tree = record.tree
     layer = LayerInspection(
         name="ffn",
