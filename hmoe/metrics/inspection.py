@@ -192,8 +192,9 @@ class Inspection:
                 return _rich(cls, record, "", arrays)
         except _UNREADABLE as error:
             raise DataError(
-                f"{folder}: no inspection can be read there ({error}). Make it with "
-                "`hmoe inspect RUN`."
+                f"{folder}: no inspection can be read there ({type(error).__name__}: {error}). "
+                "Make it with `hmoe inspect RUN`, those of a study with `hmoe report sweep=NAME "
+                "inspect=16384`."
             ) from error
 
 
