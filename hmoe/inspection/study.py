@@ -119,7 +119,7 @@ def inspect_study(
                 show("inspecting runs", number, len(missing))
     after = known_inspections(runs, study)
     known = {i: found for i, found in after.known.items() if i in had or i in new}
-    return Inspected(known, tuple(new), after.left_out | failed)
+    return Inspected(known, tuple(i for i in new if i in known), after.left_out | failed)
 
 
 def _at_once(runs: int, workers: int) -> int:
