@@ -131,7 +131,7 @@ def sweep(overrides: Sequence[str]) -> int:
     with display.live():
         run_sweep(study, plan.planned, runs, command=command, show=display.show)
     if study.confirm is None:
-        return publish(runs, study.name, tokens=tokens)
+        return publish(runs, study.name, tokens=tokens, workers=study.workers)
     own = [o for o in overrides if not o.startswith("probe=")]
     return _confirm(study, plan.planned, runs, own, tokens)
 
@@ -166,7 +166,7 @@ def _confirm(
     command = shlex.join(["hmoe", "confirm", *overrides])
     with display.live():
         run_confirmation(study, arms, runs, plan, command=command, show=display.show)
-    return publish(runs, study.name, tokens=tokens)
+    return publish(runs, study.name, tokens=tokens, workers=study.workers)
 
 
 def status(overrides: Sequence[str]) -> int:

@@ -3,6 +3,7 @@
 Heavy libraries are imported inside the commands, as in `hmoe.cli`.
 """
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from hmoe.tracking import Run, Study
 
 _PORT = 5000
+_WORKERS = 4  # each holds data and a model
 
 
 def describe(overrides: Sequence[str]) -> int:
@@ -80,7 +82,11 @@ def repro(words: Sequence[str]) -> int:
 
 
 def inspect(words: Sequence[str]) -> int:
-    """Look into a trained run: load, knowledge and weight of every node, written beside it."""
+    """Look into a trained run: load, knowledge and weight of every node, written beside it.
+
+    Into `inspection`, or for a run of a study, which keeps its own record there, into a folder
+    named by split and tokens; `out=` names another.
+    """
     from rich.console import Console
 
     from hmoe.inspection import FOLDER, inspect_run, print_inspection
@@ -102,7 +108,10 @@ def inspect(words: Sequence[str]) -> int:
             checkpoints=Path(options["checkpoints"]) if options["checkpoints"] else None,
             show=show,
         )
-    out = Path(options["out"]) if options["out"] else folder / FOLDER
+    own = FOLDER
+    if run is not None and run.kind != "train":
+        own = f"{FOLDER}_{options['split']}_{options['tokens']}"
+    out = Path(options["out"]) if options["out"] else folder / own
     inspection.save(out)
     page = write_organisation([inspection], out, paper=True)
     if run is not None:
@@ -135,17 +144,21 @@ def split_tokens(overrides: Sequence[str], default: int = 16_384) -> tuple[list[
     return [o for o in overrides if o not in own], tokens
 
 
-def publish(runs: Path, name: str, *, paper: bool = False, tokens: int = 0) -> int:
+def publish(
+    runs: Path, name: str, *, paper: bool = False, tokens: int = 0, workers: int | None = None
+) -> int:
     """Write the report, put the answer on the parent run, and say where to look.
 
     Args:
         tokens: to inspect the confirmed runs on that were not inspected yet; 0 inspects none.
+        workers: runs inspected at once; None is one a core, four at most.
     """
     from hmoe.report import answer, means, pareto_front, write_report
     from hmoe.tracking import Store, links, read_study
 
     study = read_study(runs, name)
-    inspections = _inspections(runs, study, tokens)
+    workers = workers or min(os.cpu_count() or 1, _WORKERS)
+    inspections = _inspections(runs, study, tokens, workers)
     out = Path("reports") / name
     page = write_report(runs, name, out, paper=paper, inspections=inspections)
     front = pareto_front(study)
@@ -178,15 +191,18 @@ def _refuse_unstarted(runs: Path, name: str) -> None:
         )
 
 
-def _inspections(runs: Path, study: "Study", tokens: int) -> "Mapping[str, Inspection]":
+def _inspections(
+    runs: Path, study: "Study", tokens: int, workers: int
+) -> "Mapping[str, Inspection]":
     """What is known of the organisation of the runs on which the answer rests, by their ids."""
     from hmoe.inspection import FOLDER, inspect_study, known_inspections
     from hmoe.tracking import run_folder_of
 
     if tokens == 0:
-        return known_inspections(runs, study)
-    with _progress() as show:
-        found = inspect_study(runs, study, tokens=tokens, show=show)
+        found = known_inspections(runs, study)
+    else:
+        with _progress() as show:
+            found = inspect_study(runs, study, tokens=tokens, workers=workers, show=show)
     for run in study.runs:
         if run.id in found.new:
             folder = run_folder_of(runs, run) / FOLDER
@@ -203,7 +219,10 @@ def _log_inspection(runs: Path, run_id: str, inspection: "Inspection", folder: P
 
     store = Store(runs)
     store.log_folder(run_id, folder, folder.name)
-    store.log_images(run_id, "organisation", frames(views(inspection)[0]))
+    first = views(inspection)[0]
+    # A step that has an image keeps it: another pass or another layer has a key of its own.
+    key = f"organisation/{inspection.split}_{inspection.num_tokens}/{first.layer.name}"
+    store.log_images(run_id, key, frames(first))
 
 
 def _run_named(runs: Path, name: str) -> tuple[Path, "Run | None"]:

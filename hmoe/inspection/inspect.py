@@ -75,6 +75,7 @@ def inspect_run(
         counter = _counter(show, "checkpoints", len(run.checkpoints))
         over_time = histories(run, batches, seen, counter)
     tried = run.pass_over(split, _num_tried(run, seen))
+    num_tried = sum(len(batch["x"]) for batch in tried) * run.tokens_per_row
     tried_loss = run.loss(tried)
     num_searches = max(len(policies(layer)) for layer in run.layers.values())
     recalls, policy_loss = search_gap(run, tried, _counter(show, "searches", num_searches))
@@ -102,9 +103,12 @@ def inspect_run(
         seed=run.cfg.seed,
         step=run.step,
         split=split,
+        asked=tokens,
         num_tokens=seen.num_tokens,
         tokens=digest_of(run, batches),
         loss=seen.loss,
+        num_tried=num_tried,
+        tried_loss=tried_loss,
         tree_spec=OmegaConf.to_container(run.cfg.tree)["spec"],  # type: ignore[index, call-overload]
         layers=tuple(layers),
         seconds=time.monotonic() - started,

@@ -26,6 +26,8 @@ from hmoe.layer import Tree
 
 RECORD, ARRAYS = "inspection.json", "arrays.npz"
 Array = np.ndarray
+# What reading half a record, an emptied file or another program's record comes to.
+_UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, BadZipFile)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +104,7 @@ class LayerInspection:
             random.
         masked_N: rise of the loss when a node may not be chosen; NaN where it was not tried.
         recall: search policy -> share of the experts of the exact joint choice that it finds.
-        policy_loss: search policy -> loss of the model under it.
+        policy_loss: search policy -> loss of the model under it, on the tokens tried.
         choice_T: heaviest expert of each sampled token, -1 for a token without.
         history: None where only one moment is known.
     """
@@ -135,9 +137,12 @@ class Inspection:
         seed: its seed.
         step: steps it had been trained.
         split: what it was evaluated on.
+        asked: at most how many of its tokens were asked for.
         num_tokens: how many tokens that were.
         tokens: which they were, a digest: choices of two runs compare only if it is the same.
         loss: mean loss on them.
+        num_tried, tried_loss: how many of them interventions and search policies were tried on, and
+            the mean loss on those, beside which `masked_N` and `policy_loss` stand.
         tree_spec: `Tree.from_spec` of it is the organisation.
         layers: the mixture layers, in order.
         seconds: what the inspection took.
@@ -148,9 +153,12 @@ class Inspection:
     seed: int
     step: int
     split: str
+    asked: int
     num_tokens: int
     tokens: str
     loss: float
+    num_tried: int
+    tried_loss: float
     tree_spec: Any
     layers: tuple[LayerInspection, ...]
     seconds: float
@@ -160,12 +168,16 @@ class Inspection:
         return Tree.from_spec(self.tree_spec)
 
     def save(self, folder: Path) -> None:
-        """Write the record into a folder, which is made if missing."""
+        """Write the record into a folder, which is made if missing.
+
+        Numbers are written last and an earlier record goes first: what is read is whole.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, Array] = {}
         record = _plain(self, "", arrays)
         aside = folder / "arrays.tmp.npz"
         np.savez_compressed(aside, **arrays)
+        (folder / RECORD).unlink(missing_ok=True)
         aside.replace(folder / ARRAYS)
         write_atomically(folder / RECORD, json.dumps(record, indent=1))
 
@@ -181,10 +193,11 @@ class Inspection:
             # Opened here: of half an archive numpy leaves the file open.
             with (folder / ARRAYS).open("rb") as file, np.load(file) as arrays:
                 return _rich(cls, record, "", arrays)
-        except (OSError, ValueError, KeyError, BadZipFile) as error:
+        except _UNREADABLE as error:
             raise DataError(
-                f"{folder}: no inspection can be read there ({error}). Make it with "
-                "`hmoe inspect RUN`."
+                f"{folder}: no inspection can be read there ({type(error).__name__}: {error}). "
+                "Make it with `hmoe inspect RUN`, those of a study with `hmoe report sweep=NAME "
+                "inspect=16384`."
             ) from error
 
 

@@ -142,6 +142,7 @@ def run_confirmation(
         (folder / CHOSEN).parent.mkdir(exist_ok=True)
         write_atomically(folder / CHOSEN, json.dumps(record, indent=1))
         found = Confirmation(now, arms, folder)
+        found.note_look()  # a kill may have come between the last end and its note
         if UNENDED & set(found.states().values()):
             note(folder, command=command, question=sweep.question, seeds=len(now.seeds))
         return found
@@ -151,6 +152,8 @@ def run_confirmation(
 
 class Confirmation:
     """Source of the runs of a confirmation, seed by seed, so that what is there is always paired.
+
+    To make one writes nothing, so that a study can be looked at.
 
     Args:
         plan: what is confirmed.
@@ -169,7 +172,6 @@ class Confirmation:
         if self._path.exists():
             self._reasons = json.loads(self._path.read_text(encoding="utf-8"))
         self._begun = set(self._reasons)
-        self._note_look()
 
     def ask(self) -> Job | None:
         """The next run; None when all have begun."""
@@ -193,7 +195,7 @@ class Confirmation:
         """End a run. Its metrics are in its folder; kept here is that it ended, and why so."""
         self._reasons[job.place] = reason
         write_atomically(self._path, json.dumps(self._reasons, indent=1))
-        self._note_look()
+        self.note_look()
 
     def interrupt(self, job: Job) -> None:
         """Give back a run that was stopped on purpose."""
@@ -203,12 +205,7 @@ class Confirmation:
         """The state of every run, by its folder below that of the study."""
         return {job.place: self._state(job.place) for job in self._jobs}
 
-    def _state(self, place: str) -> JobState:
-        if place in self._reasons:
-            return "failed" if self._reasons[place] else "complete"
-        return "running" if place in self._begun else "waiting"
-
-    def _note_look(self) -> None:
+    def note_look(self) -> None:
         """Write down once at how many seeds all runs have ended: there the verdicts are read.
 
         Seeds added after such a look are added in the knowledge of what it said.
@@ -216,6 +213,11 @@ class Confirmation:
         complete = self._reasons.keys() >= {job.place for job in self._jobs}
         if complete and self._num_seeds not in looks(self._folder):
             note(self._folder, looked=self._num_seeds)
+
+    def _state(self, place: str) -> JobState:
+        if place in self._reasons:
+            return "failed" if self._reasons[place] else "complete"
+        return "running" if place in self._begun else "waiting"
 
 
 def _job(arm: PlannedArm, choice: Choice, seed: int) -> Job:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hmoe.config import build
 from hmoe.errors import ConfigError
+from hmoe.layer import Tree
 from hmoe.study.contract import PlannedArm, compose_arms, match_arms, timed
 from hmoe.study.drift import drifts
 from hmoe.study.faults import faults
@@ -29,6 +30,10 @@ _STUDY_BYTES = 6_000_000  # the report, and MLflow's empty tables
 _RUN_BYTES = 100_000  # configuration and result, twice
 _LINE_BYTES = 1_000
 _VALIDATION_BYTES = 6_000
+# A validation also keeps what each mixture chose, compressed by about half: the expert of at most
+# 8,192 tokens, 2 bytes each, and the load of every expert, 8 bytes.
+_CHOICE_BYTES = 8_192
+_LOAD_BYTES = 4
 _CHECKPOINT_BYTES = 40_000
 _PROBES = "probe.json"
 _MOMENTS = 2  # that AdamW keeps of every parameter
@@ -222,10 +227,18 @@ def _run_bytes(arm: PlannedArm) -> int:
     options = arm.cfg.trainer
     lines = options.max_steps // options.log_every
     validations = -(-options.max_steps // options.val_every)
-    logs = _RUN_BYTES + lines * _LINE_BYTES + validations * _VALIDATION_BYTES
+    logs = _RUN_BYTES + lines * _LINE_BYTES + validations * _validation_bytes(arm)
     saved = -(-options.max_steps // options.checkpoint_every)
     kept = saved if options.keep_checkpoints is None else min(saved, options.keep_checkpoints)
     return logs + kept * _checkpoint_bytes(arm)
+
+
+def _validation_bytes(arm: PlannedArm) -> int:
+    if not arm.cost.num_mixtures:
+        return _VALIDATION_BYTES
+    tree: Tree = build(arm.cfg.tree)
+    moment = _CHOICE_BYTES + _LOAD_BYTES * tree.num_experts
+    return _VALIDATION_BYTES + arm.cost.num_mixtures * moment
 
 
 def _checkpoint_bytes(arm: PlannedArm) -> int:

@@ -47,9 +47,12 @@ def a_record(history: History | None) -> Inspection:
         seed=3,
         step=100,
         split="val",
+        asked=4,
         num_tokens=3,
         tokens="abc",
         loss=1.25,
+        num_tried=2,
+        tried_loss=1.5,
         tree_spec={"sales": {"emea": 1, "us": 1}, "legal": 1},
         layers=(layer,),
         seconds=2.5,
@@ -101,4 +104,26 @@ def test_half_a_record_is_none(tmp_path):
     arrays = (tmp_path / "arrays.npz").read_bytes()
     (tmp_path / "arrays.npz").write_bytes(arrays[: len(arrays) // 2])
     with pytest.raises(DataError, match=str(tmp_path)):
+        Inspection.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["arrays.npz", "inspection.json"])
+def test_an_emptied_file_is_no_record(tmp_path, name):
+    a_record(None).save(tmp_path)
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(DataError, match="inspect="):
+        Inspection.load(tmp_path)
+
+
+def test_a_record_that_is_cut_off_while_written_again_is_none(tmp_path, monkeypatch):
+    """Not the old numbers with the new arrays."""
+    a_record(None).save(tmp_path)
+
+    def killed(path, text):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hmoe.metrics.inspection.write_atomically", killed)
+    with pytest.raises(KeyboardInterrupt):
+        a_record(HISTORY).save(tmp_path)
+    with pytest.raises(DataError):
         Inspection.load(tmp_path)

@@ -3,6 +3,7 @@
 Choices are tested on run folders made by hand; what trains is real.
 """
 
+import io
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from hmoe.study import (
     plan_arms,
     plan_sweep,
     run_sweep,
+    show_status,
 )
 from hmoe.study.confirm import (
     Choice,
@@ -216,6 +218,27 @@ def test_a_look_is_noted_when_all_runs_have_ended(tmp_path):
                 assert looks(folder) == before
                 source.tell(job, {})
             assert looks(folder) == after
+
+
+def test_to_be_looked_at_writes_nothing_and_to_be_gone_on_with_notes_the_look(
+    tmp_path, monkeypatch
+):
+    """As after a kill between the end of the last run and its note."""
+    sweep, arms = searched(tmp_path, SCORES)
+    plan, folder = plan_confirmation(sweep, arms, tmp_path), tmp_path / "tiny"
+    take = lambda *args, source, **kwargs: source()  # noqa: E731
+    monkeypatch.setattr("hmoe.study.confirm.run_jobs", take)
+    go_on = lambda: run_confirmation(sweep, arms, tmp_path, plan, command="", show=print)  # noqa: E731
+    go_on()
+    source = Confirmation(plan, arms, folder)
+    for job in iter(source.ask, None):
+        source.tell(job, None, "it was lost")
+    (folder / "invocations.jsonl").unlink()
+    before = sorted(folder.rglob("*"))
+    show_status(Console(file=io.StringIO()), sweep, arms, tmp_path, watch=False)
+    assert sorted(folder.rglob("*")) == before
+    go_on()
+    assert looks(folder) == [2]
 
 
 # ------------------------------------------------------------------- twins

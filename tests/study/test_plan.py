@@ -94,11 +94,17 @@ def test_the_disk_is_that_of_checkpoints_and_logs(tmp_path: Path, measured: Meas
     """Two checkpoints of a run hold each number and its two moments, 4 bytes each.
 
     Beside them 40 kB a checkpoint, 100 kB a run, 1 kB for each of 10 lines, 6 kB for each of 3
-    validations; 6 MB a study, and a checkpoint that each worker is about to write.
+    validations, and there of every mixture of four experts half of 8,192 choices of 2 bytes and 4
+    loads of 8; 6 MB a study, and a checkpoint that each worker is about to write.
     """
     plan = plan_of(tmp_path)
     numbers = [row.arm.cost.total_params for row in plan.arms]
-    runs = [100_000 + 10_000 + 18_000 + 2 * (40_000 + 12 * n) for n in numbers]
+    assert [bool(row.arm.cost.num_mixtures) for row in plan.arms] == [False, True]
+    moments = [row.arm.cost.num_mixtures * (8_192 * 2 + 4 * 8) // 2 for row in plan.arms]
+    runs = [
+        100_000 + 10_000 + 3 * (6_000 + moment) + 2 * (40_000 + 12 * n)
+        for n, moment in zip(numbers, moments, strict=True)
+    ]
     assert [row.disk_bytes for row in plan.arms] == [2 * run for run in runs]
     assert plan.disk_bytes == 2 * sum(runs) + 6_000_000 + 2 * (40_000 + 12 * max(numbers))
 

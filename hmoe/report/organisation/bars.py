@@ -183,7 +183,9 @@ def policies_figure(view: View) -> go.Figure | None:
         )
         if title == "loss":
             figure.add_vline(
-                x=view.inspection.loss, line={"dash": "dash", "color": INK, "width": 1}, col=column
+                x=view.inspection.tried_loss,
+                line={"dash": "dash", "color": INK, "width": 1},
+                col=column,
             )
     _finish(figure, 120 + 44 * len(names))
     figure.update_layout(showlegend=False, margin={"t": 36, "r": 64})

@@ -12,6 +12,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from hmoe.metrics import Inspection
+from hmoe.report.numbers import number
 from hmoe.report.organisation.bars import (
     decomposition_figure,
     information_figure,
@@ -30,6 +31,7 @@ from hmoe.report.organisation.tables import (
     LevelRow,
     agreement_rows,
     knowledge_rows,
+    left_out,
     level_rows,
     same_organisation,
 )
@@ -58,6 +60,7 @@ class Chapter:
         layer: its name.
         inspection: the run of the figures.
         runs: how many runs the tables are over.
+        left_out: which runs of the arm they are not over, and why; "" for none.
         words: the paragraph.
         levels, knowledge, agreement, specialists: the tables.
         pictures: the figures in their order.
@@ -67,6 +70,7 @@ class Chapter:
     layer: str
     inspection: Inspection
     runs: int
+    left_out: str
     words: str
     levels: Sequence[LevelRow]
     knowledge: Sequence[KnowledgeRow]
@@ -76,8 +80,14 @@ class Chapter:
     figures: dict[str, Any]
 
 
-def organisation_chapter(same: Sequence[View], prefix: str) -> Chapter:
-    """The chapter of one layer of runs with the same tree; ids of figures begin with `prefix`."""
+def organisation_chapter(same: Sequence[View], prefix: str, others: str = "") -> Chapter:
+    """The chapter of one layer of runs with the same tree, asked about the same tokens.
+
+    Args:
+        same: the layer in each run, that of the figures first.
+        prefix: with which ids of figures begin.
+        others: which runs are left out, as in `Chapter`.
+    """
     first, pictures, figures = same[0], [], {}
     for i, (title, note, draw) in enumerate(_drawings(same)):
         figure = draw(first)
@@ -88,6 +98,7 @@ def organisation_chapter(same: Sequence[View], prefix: str) -> Chapter:
         first.layer.name,
         first.inspection,
         len(same),
+        others,
         describe(first),
         level_rows(same),
         knowledge_rows(same),
@@ -101,21 +112,25 @@ def organisation_chapter(same: Sequence[View], prefix: str) -> Chapter:
 def arm_chapters(study: Study, inspections: Mapping[str, Inspection]) -> list[tuple[str, Chapter]]:
     """Per arm the chapter of its best informed layer, from the inspections by run id."""
     told = enumerate(_arm_views(study, inspections))
-    return [(arm, organisation_chapter(same, f"arm{place}")) for place, (arm, same) in told]
+    return [
+        (arm, organisation_chapter(same, f"arm{place}", others))
+        for place, (arm, same, others) in told
+    ]
 
 
 def arm_words(study: Study, inspections: Mapping[str, Inspection]) -> list[tuple[str, View, str]]:
     """Per arm the layer of which its chapter is, and the paragraph about it."""
-    return [(arm, same[0], describe(same[0])) for arm, same in _arm_views(study, inspections)]
+    return [(arm, same[0], describe(same[0])) for arm, same, _ in _arm_views(study, inspections)]
 
 
 def _arm_views(
     study: Study, inspections: Mapping[str, Inspection]
-) -> list[tuple[str, Sequence[View]]]:
-    """Per arm its best informed layer, over its runs.
+) -> list[tuple[str, Sequence[View], str]]:
+    """Per arm its best informed layer, over its runs, and which of them are left out.
 
     Confirming runs count where any was inspected, else the trials. The first is of the run with the
-    median loss, the others of those that have its tree. An arm without mixture layers has none.
+    median loss, the others of those that have its tree and its tokens. An arm without mixture
+    layers has none.
     """
     views_of = []
     for arm in arms(study):
@@ -125,7 +140,8 @@ def _arm_views(
         layered = [each for each in found if each.layers]
         if layered:
             same = same_organisation(layered)
-            views_of.append((arm, beside(views(same[0])[0], same[1:])))
+            told = left_out(layered, same)
+            views_of.append((arm, beside(views(same[0])[0], same[1:]), told))
     return views_of
 
 
@@ -214,7 +230,9 @@ def _drawings(same: Sequence[View]) -> list[tuple[str, str, Draw]]:
         ("Who is missed", "Rise of the loss where a node may not be chosen.", masking_figure),
         (
             "Search policies",
-            "Beside the exact joint choice of experts; the dashed line is the loss of the run.",
+            "Beside the exact joint choice of experts, on "
+            f"{number(view.inspection.num_tried)} of the tokens; the dashed line is the loss on "
+            "them as the run searches.",
             policies_figure,
         ),
         ("Who serves the same tokens", "Share of a node's tokens.", together_figure),

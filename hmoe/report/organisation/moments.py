@@ -78,18 +78,18 @@ def loads_figure(view: View, history: History) -> go.Figure:
         names, picture = _rows(view, level, ratio_SP[moments])
         figure.add_heatmap(
             x=steps,
-            y=list(range(len(names))),
+            y=[label(name) for name in names],
             z=octaves(picture).astype(np.float32).T,
-            customdata=names,
             coloraxis="coloraxis",
-            hovertemplate="step %{x}<extra></extra>",
+            hovertemplate="%{y}, step %{x}<extra></extra>",
             row=1,
             col=level + 1,
         )
         named = len(cut) <= _NAMED_ROWS
         figure.update_yaxes(
-            tickvals=list(range(len(names))) if named else [],
-            ticktext=names if named else [],
+            type="category",  # so that a row without room for its name has it in the hover text
+            tickvals=[label(name) for name in names] if named else [],
+            ticktext=[label(_short(name)) for name in names] if named else [],
             autorange="reversed",
             showgrid=False,
             row=1,
@@ -170,7 +170,7 @@ def _rows(view: View, level: int, ratio_SP: Array) -> tuple[list[str], Array]:
     """Names and values of a picture's rows: each node, or neighbours in the order of load."""
     cut = view.tree.cut(level)
     if len(cut) <= _MOST_ROWS:
-        return [label(_short(view.tree.path_N[node])) for node in cut], ratio_SP
+        return [view.tree.path_N[node] for node in cut], ratio_SP
     busiest = np.argsort(-ratio_SP[-1], kind="stable")
     starts = np.arange(0, len(cut), ceil(len(cut) / _MOST_ROWS))
     sums = np.add.reduceat(ratio_SP[:, busiest], starts, axis=1)

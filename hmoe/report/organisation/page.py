@@ -14,7 +14,7 @@ from hmoe.metrics import Inspection
 from hmoe.report.numbers import duration, number
 from hmoe.report.organisation.chapter import beside, organisation_chapter
 from hmoe.report.organisation.prints import write_prints
-from hmoe.report.organisation.tables import same_organisation
+from hmoe.report.organisation.tables import left_out, same_organisation
 from hmoe.report.organisation.view import views
 from hmoe.report.templating import environment
 
@@ -67,11 +67,11 @@ def _facts(inspections: Sequence[Inspection]) -> dict[str, Any]:
     return {
         "inspection": same[0],
         "chapters": chapters,
-        "circumstances": _circumstances(same),
+        "circumstances": _circumstances(same, left_out(inspections, same)),
     }
 
 
-def _circumstances(same: Sequence[Inspection]) -> list[tuple[str, str]]:
+def _circumstances(same: Sequence[Inspection], others: str) -> list[tuple[str, str]]:
     first = same[0]
     rows = [
         ("tree", str(first.tree)),
@@ -81,4 +81,5 @@ def _circumstances(same: Sequence[Inspection]) -> list[tuple[str, str]]:
         ("inspection took", duration(first.seconds)),
     ]
     beside = ", ".join(each.run for each in same[1:])
-    return [*rows, ("tables also over", beside)] if beside else rows
+    rows += [("tables also over", beside)] if beside else []
+    return [*rows, ("left out", others)] if others else rows

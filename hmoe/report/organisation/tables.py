@@ -3,6 +3,7 @@
 Letters: L levels, T tokens, E experts.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import NamedTuple
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 from hmoe.metrics import NONE, Inspection, Knowledge, agreement
+from hmoe.report.numbers import number
 from hmoe.report.organisation.view import View, level_word
 from hmoe.report.tables import Spread, spread
 
@@ -159,8 +161,34 @@ def _knowledge_row(name: str, word: str, known: Sequence[Knowledge], level: int)
 
 
 def same_organisation(inspections: Sequence[Inspection]) -> list[Inspection]:
-    """The runs that have the tree of the one with the median loss, that one first."""
-    by_loss = sorted(inspections, key=lambda each: each.loss)
-    typical = by_loss[(len(by_loss) - 1) // 2]
-    rest = [each for each in inspections if each is not typical]
+    """The runs asked about the same tokens that have the tree of the median loss, that one first.
+
+    Of several sets of tokens it is the one that most runs were asked about; where two are equal,
+    that of the run with the median loss of all, else the first.
+    """
+    numbers = Counter(each.tokens for each in inspections)
+    most = [tokens for tokens, runs in numbers.items() if runs == max(numbers.values())]
+    middle = _median(inspections).tokens
+    asked = middle if middle in most else most[0]
+    comparable = [each for each in inspections if each.tokens == asked]
+    typical = _median(comparable)
+    rest = [each for each in comparable if each is not typical]
     return [typical, *(each for each in rest if each.tree_spec == typical.tree_spec)]
+
+
+def _median(inspections: Sequence[Inspection]) -> Inspection:
+    by_loss = sorted(inspections, key=lambda each: each.loss)
+    return by_loss[(len(by_loss) - 1) // 2]
+
+
+def left_out(inspections: Sequence[Inspection], same: Sequence[Inspection]) -> str:
+    """Which runs are not among those put together, and why, in words; "" if all are."""
+    told = []
+    for each in inspections:
+        if each.tokens != same[0].tokens:
+            told.append(
+                f"{each.run} (inspected on other tokens: {number(each.num_tokens)} of {each.split})"
+            )
+        elif all(each is not one for one in same):
+            told.append(f"{each.run} (has another tree)")
+    return ", ".join(told)

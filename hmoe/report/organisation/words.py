@@ -124,19 +124,20 @@ def _others(view: View) -> Iterator[str]:
 
 
 def _load(view: View) -> Iterator[str]:
-    idle = idle_nodes(view)
+    idle, tokens = idle_nodes(view), f"(on {number(view.inspection.num_tokens)} tokens)"
     if view.layer.load_N.sum() == 0:
         yield "No expert was asked for anything."
         return
     if len(idle) == 1:
-        yield f"{_capital(node_words(view.tree, idle[0]))} idles."
+        yield f"{_capital(node_words(view.tree, idle[0]))} idles {tokens}."
     elif 0 < len(idle) <= _NAMED:
-        yield f"{_capital(_listed([node_words(view.tree, node) for node in idle]))} idle."
+        yield f"{_capital(_listed([node_words(view.tree, node) for node in idle]))} idle {tokens}."
     elif idle:
         dead = int((view.layer.load_N[list(view.tree.node_E)] == 0).sum())
+        whole = "" if idle[0] in view.tree.node_E else "all of "
         yield (
-            f"{number(dead)} of {number(view.tree.num_experts)} experts idle, "
-            f"among them {node_words(view.tree, idle[0])}."
+            f"{number(dead)} of {number(view.tree.num_experts)} experts idle {tokens}, "
+            f"among them {whole}{node_words(view.tree, idle[0])}."
         )
     yield from _unevenness(view)
     if view.layer.dropped > 0:
@@ -183,18 +184,20 @@ def _missed(view: View) -> Iterator[str]:
         return
     rise = decimals(float(rise_N[most]))
     missed = _capital(node_words(view.tree, most))
-    yield f"{missed} is missed most: without it the loss rises by {rise}."
+    of = "" if np.isfinite(rise_N).all() else " of those tried"
+    yield f"{missed} is missed most{of}: without it the loss rises by {rise}."
 
 
 def _settling(view: View) -> Iterator[str]:
     history = view.layer.history
     if history is None or len(history.step_S) < 2:
         return
-    levels = np.flatnonzero(np.isfinite(history.churn_SL[-1]))
+    end = _last_telling(history)
+    levels = np.flatnonzero(np.isfinite(history.churn_SL[end]))
     if not len(levels):
         return
-    before, last = (number(int(step)) for step in history.step_S[-2:])
-    changed = history.churn_SL[-1, levels]
+    before, last = (number(int(step)) for step in history.step_S[[end - 1, end]])
+    changed = history.churn_SL[end, levels]
     if changed.max() > _CHANGED:
         told = [
             f"{share(float(c))} of those of {_plural(view, i)}"
@@ -210,9 +213,23 @@ def _settling(view: View) -> Iterator[str]:
     if len(set(steps)) == 1:
         yield f"The choices had settled by step {number(steps[0])} on every level."
         return
-    order = np.argsort(steps, kind="stable")
-    told = [f"those of {names[i]} by step {number(steps[i])}" for i in order]
-    yield f"The choices settled one level after another: {_listed(told)}."
+    told = []
+    for step in sorted(set(steps)):
+        own = [name for name, other in zip(names, steps, strict=True) if other == step]
+        told.append(f"those of {_listed(own)} by step {number(step)}")
+    how = "one level after another" if len(told) == len(levels) else "not all at once"
+    yield f"The choices settled {how}: {_listed(told)}."
+
+
+def _last_telling(history: History) -> int:
+    """The last moment before which there was time to change.
+
+    A training need not end with a whole interval between validations: after a few steps more even
+    choices that never settle are as they were.
+    """
+    last, steps_S = len(history.step_S) - 1, np.diff(history.step_S)
+    short = last > 1 and steps_S[-1] < np.median(steps_S[:-1]) / 2
+    return last - 1 if short else last
 
 
 def settled_step(history: History, level: int) -> int:

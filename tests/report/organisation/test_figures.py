@@ -100,6 +100,15 @@ def test_loads_over_time_end_with_the_load_and_the_violation_of_the_cut(view) ->
         assert excess.y[-1] == pytest.approx(view.layer.load["max_violation"][level])
 
 
+def test_rows_without_room_for_their_names_have_them_in_the_hover_text() -> None:
+    view = views(make_record({f"unit{i}": 1 for i in range(30)}, rows=300))[0]
+    figure = loads_figure(view, view.layer.history)
+    assert figure.layout.yaxis.tickvals == ()
+    assert figure.data[0].y == tuple(f"unit{i}" for i in range(30))
+    assert figure.layout.yaxis.type == "category"
+    assert "%{y}" in figure.data[0].hovertemplate
+
+
 def test_the_picture_of_crowded_levels_is_bounded(huge) -> None:
     view = views(huge)[0]
     data = loads_figure(view, view.layer.history).data
@@ -166,6 +175,12 @@ def test_policies_without_a_recall_have_their_loss(view) -> None:
     recall, loss = policies_figure(view).data
     assert dict(zip(recall.y, recall.x, strict=True)) == view.layer.recall | {"exact": None}
     assert dict(zip(loss.y, loss.x, strict=True)) == dict(view.layer.policy_loss)
+
+
+def test_the_line_among_policies_is_the_loss_on_their_tokens(view) -> None:
+    record = replace(view.inspection, loss=2.0, tried_loss=1.26)
+    (line,) = policies_figure(replace(view, inspection=record)).layout.shapes
+    assert (line.x0, line.x1) == (1.26, 1.26)
 
 
 def test_nodes_that_serve_together_leave_out_themselves(view) -> None:

@@ -144,3 +144,15 @@ def test_confirming_runs_go_before_trials_and_dense_arms_have_no_chapter(named) 
     assert [(arm, chapter.inspection.seed, chapter.runs) for arm, chapter in found] == [
         ("tree", 1, 1)
     ]
+
+
+def test_a_run_asked_about_other_tokens_is_left_out_and_named(named) -> None:
+    runs = [make_run("tree", 1.0, seed=seed) for seed in range(3)]
+    found = [named[0], replace(named[1], tokens="others"), named[2]]
+    inspections = {f"tree/{seed}": each for seed, each in enumerate(found)}
+    ((_, chapter),) = arm_chapters(make_study(runs), inspections)
+    assert chapter.runs == 2
+    assert chapter.agreement[0].pairs == 1
+    said = f"{named[1].run} (inspected on other tokens: 4 000 of val)"
+    assert chapter.left_out.replace("\u202f", " ") == said
+    assert f"Left out: {chapter.left_out}." in html(make_study(runs), inspections)

@@ -9,6 +9,7 @@ from hmoe.report.organisation import views
 from hmoe.report.organisation.tables import (
     agreement_rows,
     knowledge_rows,
+    left_out,
     level_rows,
     same_organisation,
 )
@@ -94,3 +95,19 @@ def test_idle_nodes_are_the_topmost() -> None:
     view = views(make_record(NAMED, dead=(4, 5), planted=None, skew=0.3))[0]
     assert [view.tree.path_N[node] for node in idle_nodes(view)] == ["web.a"]
     assert node_words(view.tree, idle_nodes(view)[0]) == "team `a` of department `web`"
+
+
+def test_only_runs_asked_about_the_same_tokens_are_put_together() -> None:
+    def asked(seed: int, tokens: str, loss: float):
+        return make_record([4], rows=50, seed=seed, tokens=tokens, loss=loss)
+
+    runs = [asked(0, "all", 1.3), asked(1, "few", 1.0), asked(2, "all", 1.4)]
+    same = same_organisation(runs)
+    assert [each.seed for each in same] == [0, 2]
+    assert left_out(runs, same) == "runs/two_level/1 (inspected on other tokens: 50 of val)"
+    # One and one: the run with the median loss of all, the better of two, decides.
+    assert [each.seed for each in same_organisation(runs[:2])] == [1]
+    other = make_record([2, 2], rows=50, seed=3, tokens="all", loss=9.0)
+    same = same_organisation([runs[0], runs[2], other])
+    assert left_out([runs[0], runs[2], other], same) == "runs/two_level/3 (has another tree)"
+    assert left_out(runs[:1], runs[:1]) == ""

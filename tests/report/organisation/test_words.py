@@ -16,7 +16,7 @@ THREE = {"web": {"a": 2, "b": 2}, "legal": {"c": 2, "d": 2}}
 
 def made(spec: Any = TWO, knowledge: tuple[Knowledge, ...] = (), **changes: Any) -> View:
     """A layer with an even load of which nothing else was measured."""
-    record = Inspection("r", "", 0, 1, "val", 8, "t", 1.0, spec, (), 0.0)
+    record = Inspection("r", "", 0, 1, "val", 8, 8, "t", 1.0, 8, 1.0, spec, (), 0.0)
     tree = record.tree
     layer = LayerInspection(
         name="ffn",
@@ -143,17 +143,24 @@ def test_an_idle_team_is_named_once_with_its_department() -> None:
     # Nodes: web legal, a b c d, eight experts; team b and its experts get nothing.
     load_N = np.array([0.4, 0.6, 0.4, 0, 0.3, 0.3, 0.2, 0.2, 0, 0, 0.15, 0.15, 0.15, 0.15])
     text = words(made(THREE, load_N=load_N))
-    assert "Team `b` of department `web` idles." in text
+    assert "Team `b` of department `web` idles (on 8 tokens)." in text
     assert "`web.b" not in text
     department = np.array([1.0, 0, 0.5, 0.5, 0, 0, *[0.25] * 4, *[0] * 4])
-    assert "Department `legal` idles." in words(made(THREE, load_N=department))
+    assert "Department `legal` idles (on 8 tokens)." in words(made(THREE, load_N=department))
 
 
 def test_idle_experts_are_listed_or_counted() -> None:
     two = np.array([0.5, 0.5, 0.5, 0, 0, 0.5])
-    assert "Expert `web.b` and expert `legal.c` idle." in words(made(load_N=two))
+    assert "Expert `web.b` and expert `legal.c` idle (on 8 tokens)." in words(made(load_N=two))
     one_of_eight = words(made([8], load_N=np.eye(8)[0]))
-    assert "7 of 8 experts idle, among them expert `1`." in one_of_eight
+    assert "7 of 8 experts idle (on 8 tokens), among them expert `1`." in one_of_eight
+
+
+def test_a_unit_among_idle_experts_is_no_expert() -> None:
+    # Department 0 has no row, of department 1 only the last of eight experts has any.
+    load_N = np.array([0, 1.0, *[0] * 8, *[0] * 7, 1.0])
+    text = words(made([2, 8], load_N=load_N))
+    assert "15 of 16 experts idle (on 8 tokens), among them all of department `0`." in text
 
 
 def test_nothing_at_all_was_asked() -> None:
@@ -172,7 +179,9 @@ def test_the_uneven_level_is_named() -> None:
 def test_drops_and_the_unit_that_is_missed() -> None:
     text = words(made(dropped=0.021, masked_N=np.array([0.1, 0.42, *[np.nan] * 4])))
     assert "A capacity took away 2 % of the rows." in text
-    assert "Department `legal` is missed most: without it the loss rises by 0.420." in text
+    assert "Department `legal` is missed most of those tried: without it the loss" in text
+    tried = words(made(masked_N=np.array([0.1, 0.42, *[0.0] * 4])))
+    assert "Department `legal` is missed most: without it the loss rises by 0.420." in tried
     unmissed = words(made(masked_N=np.array([-0.01, 0.0, *[np.nan] * 4])))
     assert "No unit that was taken away is missed" in unmissed
 
@@ -198,6 +207,29 @@ def test_levels_that_settle_one_after_another_and_together() -> None:
     assert "those of departments by step 1 000 and those of experts by step 3 000." in text
     together = over_time([[0.2, 0.2], [0.95, 0.9], [1, 1]], [0.05, 0.1])
     assert "settled by step 2 000 on every level." in words(made(history=together))
+
+
+def test_levels_that_settle_at_one_step_are_told_together() -> None:
+    history = over_time([[0.95, 0.95, 0.2], [0.96, 0.97, 0.95], [1, 1, 1]], [0.03, 0.08, 0.01])
+    text = words(made(THREE, history=history))
+    assert (
+        "The choices settled not all at once: those of departments and teams by step 1 000 and "
+        "those of experts by step 2 000." in text
+    )
+
+
+def test_a_few_steps_at_the_end_do_not_tell_that_choices_settled() -> None:
+    """Validations at 1000, 2000, 3000 and, as the training ends there, 3010."""
+    history = over_time([[0.2, 0.2], [0.5, 0.5], [0.99, 0.99], [1, 1]], [0.01, 0.01])
+    churn_SL = history.churn_SL.copy()
+    churn_SL[2] = [0.05, 0.4]
+    cut = replace(history, step_S=np.array([1000, 2000, 3000, 3010]), churn_SL=churn_SL)
+    assert (
+        "had not settled: between steps 2 000 and 3 000 still 5 % of those of departments and "
+        "40 % of those of experts changed." in words(made(history=cut))
+    )
+    whole = replace(cut, step_S=np.array([1000, 2000, 3000, 3500]))
+    assert "settled by step 3 000 on every level" in words(made(history=whole))
 
 
 def test_settled_means_to_stay_settled() -> None:
