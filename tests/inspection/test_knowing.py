@@ -62,7 +62,22 @@ def paragraphs(layers: dict[str, Seen], labels: dict[str, Tensor]) -> list[str]:
     names = {label: ("x", "y", "z") for label in labels}
     known = knowledge(layers, labels, names, tokens_per_row=BYTES)
     found = tuple(layer_of(place, layers[place], known[place]) for place in layers)
-    record = Inspection("r", "", 0, 1, "val", WINDOWS * BYTES, "t", 1.0, [2, 2], found, 0.0)
+    record = Inspection(
+        run="r",
+        arm="",
+        seed=0,
+        step=1,
+        split="val",
+        asked=WINDOWS * BYTES,
+        num_tokens=WINDOWS * BYTES,
+        tokens="t",
+        loss=1.0,
+        num_tried=0,
+        tried_loss=1.0,
+        tree_spec=[2, 2],
+        layers=found,
+        seconds=0.0,
+    )
     return [describe(View(record, layer)) for layer in found]
 
 
