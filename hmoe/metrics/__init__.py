@@ -4,6 +4,7 @@ from hmoe.metrics.direction import direction
 from hmoe.metrics.doubt import Doubt, group_margins, level_entropy
 from hmoe.metrics.information import (
     InformationMetrics,
+    SpecialisationMetrics,
     agreement,
     ami,
     corrected_p,
@@ -20,6 +21,7 @@ from hmoe.metrics.load import (
     DROPPED,
     LARGER_IS_BETTER,
     STATISTICS,
+    ImbalanceMetrics,
     LoadMetrics,
     cut_shares,
     cv,
@@ -42,7 +44,7 @@ from hmoe.metrics.specialisation import (
     random_locality,
     vocabulary_specialisation,
 )
-from hmoe.metrics.stability import NONE, heaviest, nodes_at, overlap, overlaps
+from hmoe.metrics.stability import NONE, OverlapMetrics, heaviest, nodes_at, overlap, overlaps
 
 __all__ = [
     "DROPPED",
@@ -52,12 +54,15 @@ __all__ = [
     "CompanyMetrics",
     "Doubt",
     "History",
+    "ImbalanceMetrics",
     "InformationMetrics",
     "Inspection",
     "Knowledge",
     "LayerInspection",
     "LoadMetrics",
+    "OverlapMetrics",
     "RecallMetrics",
+    "SpecialisationMetrics",
     "agreement",
     "ami",
     "coactivation",

@@ -20,6 +20,7 @@ from torchmetrics import Metric
 
 from hmoe.layer import Routing, Tree
 from hmoe.metrics.levels import level_counts, place_at_cut
+from hmoe.metrics.specialisation import domain_specialisation
 from hmoe.metrics.stability import NONE
 
 _ROUNDING = 1e-12  # nats by which equal information may differ, for the order of a sum
@@ -224,6 +225,24 @@ class InformationMetrics(Metric):
             found[f"ami/level_{level}"] = ami(counts_CZ)
             found[f"nmi/level_{level}"] = nmi(counts_CZ)
         return found
+
+
+class SpecialisationMetrics(InformationMetrics):
+    """Who works on what, added up likewise: `compute` returns `domain_specialisation`.
+
+    Args:
+        tree: the organisation.
+        num_values: of the label.
+        k: experts per token.
+    """
+
+    def __init__(self, *, tree: Tree, num_values: int, k: float) -> None:
+        super().__init__(tree=tree, num_values=num_values)
+        self.k = k
+
+    def compute(self) -> Tensor:  # type: ignore[override]
+        """Of all rows since the last reset: (C, E)."""
+        return domain_specialisation(self.counts_CE, self.k)
 
 
 def _added(upto_L: Tensor) -> Tensor:

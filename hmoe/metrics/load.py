@@ -15,7 +15,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from hmoe.layer import Routing, Tree
-from hmoe.metrics.levels import level_counts
+from hmoe.metrics.levels import decompose, level_counts
 
 
 def cut_shares(load_E: Tensor, tree: Tree, level: int) -> tuple[Tensor, Tensor]:
@@ -159,3 +159,11 @@ class LoadMetrics(Metric):
         """Statistics of all rows since the last reset."""
         share = self.dropped / self.load_E.sum().clamp(min=1)
         return load_statistics(self.load_E, self.tree) | {DROPPED: share.item()}
+
+
+class ImbalanceMetrics(LoadMetrics):
+    """Which level makes the load uneven, added up likewise: `compute` returns `decompose`."""
+
+    def compute(self) -> dict[str, Tensor]:  # type: ignore[override]
+        """Of all rows since the last reset: "kl", "cv2" and "violation", (L,) each."""
+        return decompose(self.load_E, self.tree)

@@ -8,6 +8,7 @@ Letters: T tokens, K and J experts per token, E experts.
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from hmoe.layer import Routing, Tree
 
@@ -39,14 +40,18 @@ def overlap(one_TK: Tensor, other_TJ: Tensor) -> Tensor:
     Rows hold numbers of experts or nodes in any order; a number counts once, `NONE` does not.
     Tokens for which both chose nothing are left out; 1 where that is all of them. float64.
     """
+    total, num_choosing = _overlap_sum(one_TK, other_TJ)
+    return torch.where(num_choosing > 0, total / num_choosing.clamp(min=1), 1.0)
+
+
+def _overlap_sum(one_TK: Tensor, other_TJ: Tensor) -> tuple[Tensor, Tensor]:
+    """Overlap in sum over the tokens that chose, and how many these are: two scalars."""
     one_TK, other_TJ = one_TK.sort(-1).values, other_TJ.sort(-1).values
     first_TK, first_TJ = _first(one_TK), _first(other_TJ)
     place_TK = torch.searchsorted(other_TJ, one_TK).clamp(max=other_TJ.shape[-1] - 1)
     both_T = (first_TK & (other_TJ.gather(-1, place_TK) == one_TK)).sum(-1)
     larger_T = torch.maximum(first_TK.sum(-1), first_TJ.sum(-1))
-    num_choosing = (larger_T > 0).sum()
-    total = (both_T.double() / larger_T.clamp(min=1)).sum()
-    return torch.where(num_choosing > 0, total / num_choosing.clamp(min=1), 1.0)
+    return (both_T.double() / larger_T.clamp(min=1)).sum(), (larger_T > 0).sum()
 
 
 def nodes_at(expert_TK: Tensor, tree: Tree, level: int) -> Tensor:
@@ -70,6 +75,40 @@ def overlaps(one_TK: Tensor, other_TJ: Tensor, tree: Tree) -> dict[str, float]:
         for level in range(tree.num_levels)
     }
     return found | {"expert": found[f"level_{tree.num_levels - 1}"]}
+
+
+class OverlapMetrics(Metric):
+    """Overlap of two choices, added up over batches and, under data parallelism, over ranks.
+
+    With a router and the same router later it is saturation, and 1 minus it churn. `update` takes
+    the experts that each token chose, twice; `compute` returns what `overlaps` does of all tokens.
+    """
+
+    full_state_update = False
+    total_L: Tensor
+    num_choosing_L: Tensor
+
+    def __init__(self, *, tree: Tree) -> None:
+        super().__init__()
+        self.tree = tree
+        for name in ("total_L", "num_choosing_L"):
+            zeros_L = torch.zeros(tree.num_levels, dtype=torch.float64)
+            self.add_state(name, zeros_L, dist_reduce_fx="sum")
+
+    def update(self, one_TK: Tensor, other_TJ: Tensor) -> None:
+        """Add the choices of some tokens."""
+        for level in range(self.tree.num_levels):
+            nodes = (nodes_at(chosen, self.tree, level) for chosen in (one_TK, other_TJ))
+            total, num_choosing = _overlap_sum(*nodes)
+            self.total_L[level] += total
+            self.num_choosing_L[level] += num_choosing
+
+    def compute(self) -> dict[str, float]:
+        """Of all tokens since the last reset."""
+        mean_L = self.total_L / self.num_choosing_L.clamp(min=1)
+        shares = mean_L.where(self.num_choosing_L > 0, 1.0).tolist()
+        found = {f"level_{level}": share for level, share in enumerate(shares)}
+        return found | {"expert": shares[-1]}
 
 
 def _first(number_TK: Tensor) -> Tensor:

@@ -13,7 +13,18 @@ from torchmetrics import Metric
 
 from hmoe.layer import Routing, Tree
 from hmoe.layer.tree_ops import sibling_softmax
-from hmoe.metrics import CompanyMetrics, Doubt, InformationMetrics, LoadMetrics, RecallMetrics
+from hmoe.metrics import (
+    CompanyMetrics,
+    Doubt,
+    ImbalanceMetrics,
+    InformationMetrics,
+    LoadMetrics,
+    OverlapMetrics,
+    RecallMetrics,
+    SpecialisationMetrics,
+    decompose,
+    overlaps,
+)
 from tests.cases import make_routing
 
 # One process of two, with its half of the tokens.
@@ -50,15 +61,20 @@ def updated(parts: list[Half]) -> dict[str, Metric]:
     tree = Tree.from_spec(TREE)
     load, doubt = LoadMetrics(tree=tree), Doubt(tree=tree)
     information = InformationMetrics(tree=tree, num_values=3)
+    specialisation = SpecialisationMetrics(tree=tree, num_values=3, k=2)
     company, recall = CompanyMetrics(tree=tree, level=1), RecallMetrics()
+    imbalance, kept = ImbalanceMetrics(tree=tree), OverlapMetrics(tree=tree)
     for routing, label_T in parts:
-        for metric in (load, doubt, company):
+        for metric in (load, doubt, company, imbalance):
             metric.update(routing)
-        information.update(routing, label_T)
+        for metric in (information, specialisation):
+            metric.update(routing, label_T)
         expert_TK = routing.expert_R.reshape(-1, 2)
-        recall.update(expert_TK.clamp(max=2), expert_TK)
-    named = {"load": load, "doubt": doubt, "information": information}
-    return named | {"company": company, "recall": recall}
+        for metric in (recall, kept):
+            metric.update(expert_TK.clamp(max=2), expert_TK)
+    named = {"load": load, "doubt": doubt, "information": information, "company": company}
+    named |= {"recall": recall, "imbalance": imbalance, "kept": kept}
+    return named | {"specialisation": specialisation}
 
 
 def answers(metrics: dict[str, Metric]) -> dict[str, list[float]]:
@@ -81,6 +97,18 @@ def assert_whole(found: dict[str, list[float]]) -> None:
         for half in halves():  # or a half would do
             alone = answers(updated([half]))[name]
             assert alone != pytest.approx(values, nan_ok=True), name
+
+
+def test_of_all_tokens_they_are_what_the_functions_say() -> None:
+    tree, parts = Tree.from_spec(TREE), halves()
+    found = updated(parts)
+    load_E = sum(routing.load_E for routing, _ in parts)
+    for name, values_L in decompose(load_E, tree).items():
+        assert torch.equal(found["imbalance"].compute()[name], values_L)
+    chosen_TK = torch.cat([routing.expert_R.reshape(-1, 2) for routing, _ in parts])
+    assert found["kept"].compute() == overlaps(chosen_TK.clamp(max=2), chosen_TK, tree)
+    # Domain 0 has the tokens with experts 0 1 and 0 2: all of them have 0, half of them 1, and 2.
+    assert found["specialisation"].compute()[0].tolist() == [1, 0.5, 0.5, 0, 0]
 
 
 def test_merged_states_are_those_of_all_tokens() -> None:
