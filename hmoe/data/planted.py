@@ -21,6 +21,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hmoe.data.checks import check_at_least
 from hmoe.data.loader import SPLITS, Split
@@ -28,6 +29,7 @@ from hmoe.data.rows import RowData
 from hmoe.errors import ConfigError, nearest
 from hmoe.layer import Tree
 from hmoe.layer.tree import ROOT
+from hmoe.metrics import place_at_cut
 
 Array = np.ndarray
 _TASKS = ("regression", "classification")
@@ -194,7 +196,7 @@ class Planted(RowData):
         node_R = np.array(truth.tree.node_E)[expert_R]
         x_RD = truth.center_ND[node_R] + draw.normal(size=(len(node_R), self.in_dim))
         y_R = self._targets(truth.answers(x_RD), draw)
-        domain_RL = torch.from_numpy(_domains(truth.tree, truth.expert_of(x_RD)))
+        domain_RL = _domains(truth.tree, truth.expert_of(x_RD))
         # One scale for all features: what is near stays near.
         x_RD = (x_RD / np.sqrt(np.square(x_RD).mean())).astype(np.float32)
         ends = np.cumsum(self.num_rows)
@@ -217,16 +219,11 @@ class Planted(RowData):
         return super()._digested(np.round(values, 4) + 0.0)
 
 
-def _domains(tree: Tree, expert_R: Array) -> Array:
+def _domains(tree: Tree, expert_R: Array) -> Tensor:
     """For every row the place of its node among those of every level's cut, int64 (R, L)."""
-    place_EL = np.empty((tree.num_experts, tree.num_levels), dtype=np.int64)
-    for level in range(tree.num_levels):
-        place = {node: place for place, node in enumerate(tree.cut(level))}
-        for expert, node in enumerate(tree.node_E):
-            while node not in place:
-                node = tree.parent_N[node]
-            place_EL[expert, level] = place[node]
-    return place_EL[expert_R]
+    cpu = torch.device("cpu")
+    places = [place_at_cut(tree, level, cpu) for level in range(tree.num_levels)]
+    return torch.stack(places, -1)[torch.from_numpy(expert_R)]
 
 
 def _check(truth: Tree, distance: list[float], target: str, noise: float, out_dim: int) -> None:

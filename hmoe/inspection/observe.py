@@ -18,7 +18,7 @@ from hmoe.data import SplitLoader
 from hmoe.inspection.run import TrainedRun
 from hmoe.layer import HMoE, Routing, Tree
 from hmoe.layer.tree_ops import sum_below
-from hmoe.metrics import NONE, Doubt
+from hmoe.metrics import NONE, Doubt, heaviest_of
 
 _SAMPLED = 16_384  # inputs of a layer that k-means sees
 _MOST_ROWS = 2**23  # rows of a layer that are kept, 100 MB
@@ -66,11 +66,7 @@ class Seen:
 
         `NONE` for a token without rows.
         """
-        row_R = self.weight_R.argsort(descending=True, stable=True).flip(0)
-        expert_T = np.full(self.num_tokens, NONE)
-        # Of entries of one place numpy keeps the last, here the heaviest.
-        expert_T[self.token_R[row_R].numpy()] = self.expert_R[row_R].numpy()
-        return torch.from_numpy(expert_T)
+        return heaviest_of(self.token_R, self.expert_R, self.weight_R, self.num_tokens)
 
     @property
     def chosen_TK(self) -> Tensor:

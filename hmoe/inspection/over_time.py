@@ -16,7 +16,7 @@ from hmoe.inspection.observe import Observation, Seen, observe
 from hmoe.inspection.run import TrainedRun
 from hmoe.layer import Tree
 from hmoe.layer.tree_ops import sum_below
-from hmoe.metrics import History, nodes_at, overlap
+from hmoe.metrics import History, overlaps
 from hmoe.training import MOMENTS, moment_files, read_moment
 
 _MOST_MOMENTS = 64
@@ -108,6 +108,5 @@ def _shares(load_E: Tensor, tree: Tree) -> np.ndarray:
 
 def overlap_by_level(one_TK: Tensor, other_TJ: Tensor, tree: Tree) -> np.ndarray:
     """Share of choices that two moments have in common, on the cut of every level: (L,)."""
-    levels = range(tree.num_levels)
-    shares = [overlap(*(nodes_at(x, tree, level) for x in (one_TK, other_TJ))) for level in levels]
-    return np.array([share.item() for share in shares])
+    shares = overlaps(one_TK, other_TJ, tree)
+    return np.array([shares[f"level_{level}"] for level in range(tree.num_levels)])

@@ -44,7 +44,15 @@ from hmoe.metrics.specialisation import (
     random_locality,
     vocabulary_specialisation,
 )
-from hmoe.metrics.stability import NONE, OverlapMetrics, heaviest, nodes_at, overlap, overlaps
+from hmoe.metrics.stability import (
+    NONE,
+    OverlapMetrics,
+    heaviest,
+    heaviest_of,
+    nodes_at,
+    overlap,
+    overlaps,
+)
 
 __all__ = [
     "DROPPED",
@@ -78,6 +86,7 @@ __all__ = [
     "gini",
     "group_margins",
     "heaviest",
+    "heaviest_of",
     "level_counts",
     "level_entropy",
     "level_information",

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from hmoe.layer import Routing, Tree
+from hmoe.metrics.levels import place_at_cut
 
 NONE = -1  # stands for an expert where a token has none, or fewer than others
 
@@ -21,17 +22,21 @@ def heaviest(routing: Routing) -> Tensor:
     `NONE` for a token without rows, as expert choice may leave one. With several heads a token is
     counted once a head.
     """
-    weight_R, token_R = routing.weight_R.detach(), routing.token_R
+    rows = routing.token_R, routing.expert_R, routing.weight_R.detach()
+    return heaviest_of(*rows, routing.num_tokens)
+
+
+def heaviest_of(token_R: Tensor, expert_R: Tensor, weight_R: Tensor, num_tokens: int) -> Tensor:
+    """The same of rows that stand by themselves."""
     num_rows = len(token_R)
-    most_T = weight_R.new_full((routing.num_tokens,), -torch.inf)
+    most_T = weight_R.new_full((num_tokens,), -torch.inf)
     most_T = most_T.scatter_reduce(0, token_R, weight_R, "amax")
     row_R = torch.arange(num_rows, device=token_R.device)
     row_R = torch.where(weight_R == most_T[token_R], row_R, num_rows)
-    first_T = token_R.new_full((routing.num_tokens,), num_rows)
+    first_T = token_R.new_full((num_tokens,), num_rows)
     first_T = first_T.scatter_reduce(0, token_R, row_R, "amin")
     # One row more, for tokens without any.
-    expert_R = torch.cat([routing.expert_R, routing.expert_R.new_tensor([NONE])])
-    return expert_R[first_T]
+    return torch.cat([expert_R, expert_R.new_tensor([NONE])])[first_T]
 
 
 def overlap(one_TK: Tensor, other_TJ: Tensor) -> Tensor:
@@ -56,10 +61,8 @@ def _overlap_sum(one_TK: Tensor, other_TJ: Tensor) -> tuple[Tensor, Tensor]:
 
 def nodes_at(expert_TK: Tensor, tree: Tree, level: int) -> Tensor:
     """The node of a level's cut that each expert is at or below, `NONE` where there is none."""
-    node_E = tree.index("node_E", expert_TK.device)
-    level_N, parent_N = (tree.index(name, expert_TK.device) for name in ("level_N", "parent_N"))
-    for _ in range(tree.num_levels - 1 - level):
-        node_E = torch.where(level_N[node_E] > level, parent_N[node_E], node_E)
+    cut = torch.tensor(tree.cut(level), device=expert_TK.device)
+    node_E = cut[place_at_cut(tree, level, expert_TK.device)]
     return torch.where(expert_TK == NONE, NONE, node_E[expert_TK.clamp(min=0)])
 
 
