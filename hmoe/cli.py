@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hmoe.cli_reproduce import reproduce
 from hmoe.cli_views import compare, describe, inspect, publish, report, repro, split_tokens, ui
 from hmoe.config import compose, digest, plain_values
 from hmoe.errors import ConfigError, HmoeError, nearest
@@ -32,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"invalid choice: '{words[0]}'.{hint} Commands: {known}.")
     arguments = parser.parse_args(words)
     try:
-        status = arguments.run(arguments.overrides)
+        own = {name: vars(arguments)[name] for name in _OPTIONS.get(arguments.command, {})}
+        status = arguments.run(arguments.overrides, **own)
     except HmoeError as error:
         print(f"hmoe {arguments.command}: {error}", file=sys.stderr)
         status = INTERRUPTED if type(error).__name__ == "SweepInterruptedError" else 2
@@ -212,7 +214,7 @@ def bench(overrides: Sequence[str]) -> int:
     return 0
 
 
-_COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
+_COMMANDS: dict[str, tuple[Callable[..., int], str]] = {
     "train": (train, "hmoe train data=digits tree.spec=[4,4] selection.k=2"),
     "em": (em, "hmoe em data=robot_arm tree.spec=[2,2,2,2]"),
     "describe": (describe, "hmoe describe tree=company model=transformer data=stdlib"),
@@ -223,9 +225,17 @@ _COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "report": (report, "hmoe report sweep=hierarchy"),
     "compare": (compare, "hmoe compare hierarchy/flat hierarchy/two_level"),
     "repro": (repro, "hmoe repro runs/hierarchy/flat/trial_000"),
+    "reproduce": (reproduce, "hmoe reproduce all --check"),
     "inspect": (inspect, "hmoe inspect runs/hierarchy/two_level/trial_000 tokens=65536"),
     "ui": (ui, "hmoe ui port=5000"),
     "bench": (bench, "hmoe bench train rounds=9"),
+}
+
+# What is no key=value: a thing to do or not, and text that no grammar should read.
+_OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "reproduce": {
+        "check": {"action": "store_true", "help": "judge stored results anew, run nothing"},
+    },
 }
 
 
@@ -245,6 +255,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "overrides", nargs="*", metavar="key=value", help="overrides, or names"
         )
+        for option, how in _OPTIONS.get(name, {}).items():
+            command.add_argument(f"--{option}", **how)
         command.set_defaults(run=run)
     return parser
 

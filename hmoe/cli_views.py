@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from hmoe.config import CONF, compose, plain_values, read_system
+from hmoe.config import CONF, compose, plain_values, read_experiment, read_system
 from hmoe.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,6 +29,12 @@ def describe(overrides: Sequence[str]) -> int:
     from hmoe.training import assemble
 
     parts = assemble(cfg, device="meta")
+    if cfg.experiment is not None:
+        experiment = read_experiment(cfg.experiment, CONF)
+        print(experiment.title)
+        for name in ("score", "time", "hardware"):
+            print(f"  {name:9} {getattr(experiment, name)}")
+        print()
     if cfg.system is not None:
         system = read_system(cfg.system, CONF)
         print(system.title)

@@ -21,8 +21,11 @@ from hmoe.models import cost
 from hmoe.training import assemble
 
 FILES = sorted(CONF.rglob("*.yaml"))
-# Systems are rows of choices among the groups: see test_systems.
-GROUPS = sorted({file.parent.name for file in FILES if file.parent != CONF} - {"system"})
+# Rows of choices among the groups, with tests of their own.
+ROWS = {"system", "experiment"}
+GROUPS = sorted(
+    {file.parent.name for file in FILES if file.parent != CONF} - {"system", "experiment"}
+)
 PARTS = [group for group in GROUPS if group not in ("data", "model")]
 # The groups that make a mixture: all their combinations must work.
 MIXTURE = ["tree", "gate", "selection", "experts", "shared", "balance"]

@@ -13,25 +13,19 @@ Hydra's and means what Hydra says it means, with four differences, each on purpo
 No torch at import time: `check` and `build` import what the config names.
 """
 
+from hmoe.config.grammar import has_sweep, key_of, parse, plain_values
 from hmoe.config.groups import CONF, group_names, options
 from hmoe.config.objects import build
-from hmoe.config.overrides import (
-    compose,
-    expand,
-    has_sweep,
-    key_of,
-    keys,
-    parse,
-    plain_values,
-    that_are_read,
-)
+from hmoe.config.overrides import compose, keys, that_are_read
+from hmoe.config.rows import expand
 from hmoe.config.signatures import RunName, check, explain
-from hmoe.config.systems import System, read_system
+from hmoe.config.systems import Experiment, System, read_experiment, read_system
 from hmoe.config.targets import locate
 from hmoe.config.text import digest, literal, to_yaml
 
 __all__ = [
     "CONF",
+    "Experiment",
     "RunName",
     "System",
     "build",
@@ -49,6 +43,7 @@ __all__ = [
     "options",
     "parse",
     "plain_values",
+    "read_experiment",
     "read_system",
     "that_are_read",
     "to_yaml",

@@ -1,13 +1,16 @@
-"""Data sets, one LightningDataModule a file; nothing is fetched, and each docstring shows a sample.
+"""Data sets, one LightningDataModule a file; each docstring shows a sample.
 
-Reading order: loader.py (which rows a step sees), pixels.py and byte_language.py (what the sets of
-vectors and of text share), then the sets. Errors are those of checks.py.
+Reading order: loader.py (which rows a step sees), rows.py and byte_language.py (what the sets of
+vectors and of text share), known.py (published files and their digests), then the sets. Nothing is
+fetched but by fetching.py, when asked. Errors are those of checks.py.
 """
 
 from hmoe.data.baselines import baselines, gzip_bits_per_byte, order_n_bits_per_byte
 from hmoe.data.byte_language import ByteLanguage
 from hmoe.data.digits import Digits
 from hmoe.data.idx_images import IdxImages
+from hmoe.data.known import KnownFile, KnownSet
+from hmoe.data.known_sets import KNOWN_SETS
 from hmoe.data.loader import Batch, SplitLoader, StepLoader, StreamData
 from hmoe.data.pixels import PixelData
 from hmoe.data.planted import Planted
@@ -16,10 +19,13 @@ from hmoe.data.stdlib import Stdlib
 from hmoe.data.text import Text
 
 __all__ = [
+    "KNOWN_SETS",
     "Batch",
     "ByteLanguage",
     "Digits",
     "IdxImages",
+    "KnownFile",
+    "KnownSet",
     "PixelData",
     "Planted",
     "RobotArm",

@@ -21,7 +21,7 @@ class RowData(StreamData):
 
     A set adds `task`, `in_dim`, `out_dim` and `_load`; one that knows what its rows come from
     puts that into `_domains`, int64 (rows, levels) of every split. Of classification the class is
-    a label.
+    a label; of several yes-or-no targets, y float32 (B, K), `target_names` has the names.
 
     Args:
         batch_size: rows a batch, in training and in evaluation.
@@ -31,6 +31,7 @@ class RowData(StreamData):
     input_kind = "vectors"
     task: str
     out_dim: int
+    target_names: tuple[str, ...] = ()
 
     def __init__(self, *, batch_size: int, seed: int) -> None:
         super().__init__()

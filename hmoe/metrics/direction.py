@@ -13,7 +13,12 @@ _QUALITY: dict[str, Direction] = {
     "bits_per_byte": "minimize",
     "mse": "minimize",
     "accuracy": "maximize",
+    "auc": "maximize",
+    "rmse": "minimize",
+    "ndcg": "maximize",
 }
+_PARTS = ("auc", "rmse", "ndcg")
+"""Scores that are also told of one target or of some of the rows, as auc/income or rmse/cold."""
 
 
 def direction(metric: str) -> Direction:
@@ -28,10 +33,11 @@ def direction(metric: str) -> Direction:
     known[f"val/load/{DROPPED}"] = "minimize"
     on_levels = rf"^(val/load/(?:{'|'.join(ON_LEVELS)}))/level_\d+$"
     place = re.sub(on_levels, r"\1/expert", metric)
+    place = re.sub(rf"^(val/(?:{'|'.join(_PARTS)}))/\w+$", r"\1", place)
     if place not in known:
         raise ConfigError(
             f"objectives: '{metric}' is not a metric of the validation set. Known are "
-            f"{', '.join(known)}; {', '.join(ON_LEVELS)} also end in /level_<n>."
-            + nearest(metric, known)
+            f"{', '.join(known)}; {', '.join(ON_LEVELS)} also end in /level_<n>, "
+            f"{', '.join(_PARTS)} in /<part>." + nearest(metric, known)
         )
     return known[place]

@@ -5,6 +5,17 @@ from hmoe.models.dense import Dense
 from hmoe.models.describe import description
 from hmoe.models.mixture import Blend, Mixture
 from hmoe.models.mlp import ResidualMlp
+from hmoe.models.multi_task import MultiTask
 from hmoe.models.transformer import Transformer
 
-__all__ = ["Blend", "Cost", "Dense", "Mixture", "ResidualMlp", "Transformer", "cost", "description"]
+__all__ = [
+    "Blend",
+    "Cost",
+    "Dense",
+    "Mixture",
+    "MultiTask",
+    "ResidualMlp",
+    "Transformer",
+    "cost",
+    "description",
+]

@@ -16,6 +16,7 @@ from hmoe.data.loader import StepLoader
 from hmoe.layer import Routing
 from hmoe.layer.tree_ops import sum_below
 from hmoe.metrics import LoadMetrics
+from hmoe.training.measures import Measure
 from hmoe.training.moments import Moments
 from hmoe.training.options import AdamW, TrainerOptions
 from hmoe.training.tasks import Task, mean_of
@@ -49,6 +50,7 @@ class Learner(pl.LightningModule):
     Args:
         model: batch["x"] -> (output, [Routing]).
         task: loss and scores.
+        measures: the scores of a whole pass.
         balance: balance terms and bias controller, attached to the model's mixtures already.
         optim: optimiser and schedule.
         options: lengths and intervals.
@@ -60,6 +62,7 @@ class Learner(pl.LightningModule):
         *,
         model: nn.Module,
         task: Task,
+        measures: Sequence[Measure],
         balance: Balance,
         optim: AdamW,
         options: TrainerOptions,
@@ -69,6 +72,7 @@ class Learner(pl.LightningModule):
         self.automatic_optimization = False
         self.model = model
         self.task = task
+        self.measures = measures
         self.balance = balance
         self.optim = optim
         self.options = options
@@ -151,8 +155,8 @@ class Learner(pl.LightningModule):
 
     def _start_evaluation(self) -> None:
         self.sums = {}
-        for load in self.loads:
-            load.reset()
+        for part in (*self.loads, *self.measures):
+            part.reset()
 
     def _evaluate(self, batch: Batch) -> Sequence[Routing]:
         """Add the scores and loads of a batch; returns the routing of every mixture."""
@@ -163,6 +167,8 @@ class Learner(pl.LightningModule):
         self._add("items", torch.tensor(float(num_items)))
         for name, score in self.task.scores.items():
             self._add(name, score(answer, batch["y"], loss) * num_items)
+        for measure in self.measures:
+            measure.update(answer, batch)
         for load, routing in zip(self.loads, routings, strict=True):
             load.update(routing)
         return routings
@@ -178,6 +184,8 @@ class Learner(pl.LightningModule):
         sums = {name: total.compute().item() for name, total in self.sums.items()}
         num_items = sums.pop("items")
         metrics = {f"{split}/{name}": total / num_items for name, total in sums.items()}
+        for measure in self.measures:
+            metrics |= {f"{split}/{name}": value for name, value in measure.compute().items()}
         statistics = [load.compute() for load in self.loads]
         for key in statistics[0] if statistics else ():
             mean = sum(layer[key] for layer in statistics) / len(statistics)

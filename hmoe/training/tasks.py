@@ -6,7 +6,7 @@ goes down the task's own loss, or a likelihood in which experts compete; scores 
 Letters: T rows, E experts, O targets.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import log
 
@@ -14,8 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hmoe.data import StreamData
 from hmoe.errors import ConfigError
 from hmoe.models import Blend, Mixture
+from hmoe.training.measures import Areas, Measure
 
 Output = Tensor | Blend
 Objective = Callable[["Task", Output, Tensor], Tensor]
@@ -46,11 +48,12 @@ def competitive(task: "Task", output: Blend, y: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Task:
-    """A loss and further scores, all of them means over the batch.
+    """A loss, further scores that are means over the batch, and those that need a whole pass.
 
     Attributes:
         loss: (answer, y) -> scalar.
         scores: name -> (answer, y, loss) -> scalar, for evaluation.
+        measures: data -> the scores of a whole pass.
         target: (y, O) -> what an expert that answers with values should say, (T, O).
         objective: (task, output, y) -> scalar, what training goes down.
     """
@@ -58,6 +61,7 @@ class Task:
     loss: Callable[[Tensor, Tensor], Tensor]
     scores: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]]
     target: Callable[[Tensor, int], Tensor]
+    measures: Callable[[StreamData], Sequence[Measure]] = lambda data: ()
     objective: Objective = own
 
     def training_loss(self, output: Output, y: Tensor) -> Tensor:
@@ -65,7 +69,7 @@ class Task:
         return self.objective(self, output, y)
 
 
-def make_task(name: str, objective: Objective, model: nn.Module) -> Task:
+def make_task(data: StreamData, objective: Objective, model: nn.Module) -> Task:
     """The task that the data name, trained by an objective.
 
     Raises:
@@ -76,7 +80,7 @@ def make_task(name: str, objective: Objective, model: nn.Module) -> Task:
             f"loss = competitive: needs the answer of every expert, and {type(model).__name__} has "
             "none to show. Use model=mixture, or loss=own."
         )
-    return replace(TASKS[name], objective=objective)
+    return replace(TASKS[data.task], objective=objective)
 
 
 def _cross_entropy(output: Tensor, y: Tensor) -> Tensor:
@@ -96,6 +100,11 @@ def _accuracy(output: Tensor, y: Tensor, loss: Tensor) -> Tensor:
     return (output.argmax(-1) == y).float().mean()
 
 
+def _binary_cross_entropy(output: Tensor, y: Tensor) -> Tensor:
+    """(B, K) and (B, K) of 0 and 1 -> mean over rows and tasks, in nats."""
+    return F.binary_cross_entropy_with_logits(output.float(), y)
+
+
 TASKS = {
     "classification": Task(
         loss=_cross_entropy, scores={"loss": _loss, "accuracy": _accuracy}, target=F.one_hot
@@ -104,6 +113,12 @@ TASKS = {
         loss=lambda output, y: F.mse_loss(output.float(), y),
         scores={"loss": _loss, "mse": _loss},
         target=lambda y, _: y,
+    ),
+    "yes_or_no": Task(
+        loss=_binary_cross_entropy,
+        scores={"loss": _loss},
+        target=lambda y, _: y,
+        measures=lambda data: [Areas(names=data.target_names)],
     ),
     "next_byte": Task(
         loss=_cross_entropy,

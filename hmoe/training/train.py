@@ -28,7 +28,7 @@ from hmoe.errors import ConfigError
 from hmoe.files import write_atomically
 from hmoe.layer import HMoE, SoftMoE, Tree, expert_choice
 from hmoe.metrics import DROPPED, direction, load_statistics
-from hmoe.models import cost
+from hmoe.models import MultiTask, cost
 from hmoe.training.checkpoints import AtomicCheckpointIO, Checkpoints, latest
 from hmoe.training.events import EventLog
 from hmoe.training.folder import run_folder
@@ -57,6 +57,7 @@ class Parts:
         return Learner(
             model=self.model,
             task=self.task,
+            measures=self.task.measures(self.data),
             balance=self.balance,
             optim=self.optim,
             options=self.options,
@@ -77,14 +78,15 @@ def assemble(cfg: DictConfig, device: str = "cpu") -> Parts:
     with torch.device(device):
         model = make_model(in_dim=data.in_dim, out_dim=data.out_dim)
     for layer in mixture_layers(model):
-        if layer.gate.merge == "stack":
+        if layer.gate.merge == "stack" and not isinstance(model, MultiTask):
             raise ConfigError(
                 "gate.merge = stack: gives every head an answer of its own, but this model has one "
-                "task. Use gate.merge=mean or sum, or the layer in a model of yours (hmoe.build)."
+                "answer. Use model=multi_task, gate.merge=mean or sum, or the layer in a model of "
+                "yours (hmoe.build)."
             )
     balance = build(cfg.balance)
     balance.attach(model)
-    task = make_task(data.task, build(cfg.loss), model)
+    task = make_task(data, build(cfg.loss), model)
     return Parts(tree, data, model, task, balance, build(cfg.optim), build(cfg.trainer))
 
 
@@ -221,6 +223,7 @@ def caveats(parts: Parts) -> list[str]:
 def validation_metrics(parts: Parts) -> set[str]:
     """The metrics that a validation of such a run tells."""
     keys = {f"val/{name}" for name in parts.task.scores}
+    keys |= {f"val/{n}" for measure in parts.task.measures(parts.data) for n in measure.names}
     if mixture_layers(parts.model):
         no_load_E = torch.zeros(parts.tree.num_experts, dtype=torch.int64)
         keys |= {f"val/load/{key}" for key in (DROPPED, *load_statistics(no_load_E, parts.tree))}

@@ -56,11 +56,11 @@ def test_even_load_is_better_than_uneven_by_every_load_metric(tree_name: str) ->
 def test_an_unknown_metric_is_answered_with_the_nearest(metric: str, hint: str) -> None:
     message = (
         f"objectives: '{metric}' is not a metric of the validation set. Known are "
-        "val/loss, val/bits_per_byte, val/mse, val/accuracy, val/load/cv/expert, "
+        "val/loss, val/bits_per_byte, val/mse, val/accuracy, val/auc, val/rmse, val/ndcg, val/load/cv/expert, "
         "val/load/max_violation/expert, val/load/min_violation/expert, val/load/entropy/expert, "
         "val/load/effective/expert, val/load/gini/expert, val/load/dead/expert, "
         "val/load/starved/expert, val/load/dropped/expert; cv, max_violation, entropy, dead "
-        f"also end in /level_<n>.{hint}"
+        f"also end in /level_<n>, auc, rmse, ndcg in /<part>.{hint}"
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         direction(metric)
@@ -80,3 +80,10 @@ def test_an_unknown_metric_is_answered_with_the_nearest(metric: str, hint: str) 
 def test_what_is_not_measured_on_the_validation_set_is_no_objective(metric: str) -> None:
     with pytest.raises(ConfigError, match="is not a metric of the validation set"):
         direction(metric)
+
+
+@pytest.mark.parametrize(
+    ("metric", "way"), [("val/auc/income", "maximize"), ("val/rmse/cold", "minimize")]
+)
+def test_a_score_of_a_part_has_the_direction_of_the_whole(metric: str, way: str) -> None:
+    assert direction(metric) == way

@@ -1,0 +1,155 @@
+"""`hmoe reproduce`: published results, run again and judged, or only judged again."""
+
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from hmoe.config import plain_values
+from hmoe.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from hmoe.reproductions import Reproduction
+
+_KNOWN = {
+    "root": "data",
+    "seeds": None,
+    "size": "cpu",
+    "workers": None,
+    "runs": "runs",
+    "out": "reports/reproductions",
+}
+
+
+def reproduce(words: Sequence[str], *, check: bool) -> int:
+    """Run published results again and judge them; `all` is every one, --check runs nothing."""
+    from hmoe.reproductions import REPRODUCTIONS
+
+    names = [word for word in words if "=" not in word]
+    options = _options([word for word in words if "=" in word])
+    if not names:
+        raise ConfigError(f"a name is missing: all, or of {', '.join(REPRODUCTIONS)}.")
+    for name in names:
+        if name != "all" and name not in REPRODUCTIONS:
+            raise ConfigError(
+                f"{name}: no such reproduction.{nearest(name, REPRODUCTIONS)} There are "
+                f"{', '.join(REPRODUCTIONS)}, and all."
+            )
+    chosen = [r for r in REPRODUCTIONS.values() if "all" in names or r.name in names]
+    if check:
+        return _check(chosen, Path(options["out"]))
+    for reproduction in chosen:  # what is missing is told before any work starts
+        _find_sets(reproduction, Path(options["root"]))
+    given = [word for word in words if "=" in word]
+    for reproduction in chosen:
+        _run(reproduction, options, shlex.join(["hmoe", "reproduce", reproduction.name, *given]))
+    return 0
+
+
+def _run(reproduction: "Reproduction", options: dict[str, Any], command: str) -> None:
+    from hmoe.reproductions import declared, measure_all, write_result
+
+    size, seeds = options["size"], options["seeds"] or reproduction.seeds
+    folder = Path(options["runs"]) / "reproductions" / f"{reproduction.name}_{size}"
+    fresh = not folder.exists()
+    workers = options["workers"] or (os.cpu_count() or 1 if size == "cpu" else 1)
+    started = time.time()
+    print(f"{reproduction.name}: {reproduction.title}", file=sys.stderr)
+    try:
+        with _progress(f"about {reproduction.minutes:g} min") as show:
+            measured = measure_all(
+                reproduction,
+                root=Path(options["root"]),
+                folder=folder,
+                size=size,
+                seeds=seeds,
+                workers=workers,
+                show=show,
+            )
+    except KeyboardInterrupt:
+        print(f"stopped; go on with: {command}", file=sys.stderr)
+        raise
+    result = write_result(
+        reproduction,
+        measured,
+        Path(options["out"]) / reproduction.name,
+        command=command,
+        size=size,
+        minutes=(time.time() - started) / 60 if fresh else None,
+        declared=declared(folder),
+    )
+    print(f"{reproduction.name}: {result['verdict']}")
+    print(Path(options["out"]) / reproduction.name / "README.md")
+
+
+def _check(chosen: Sequence["Reproduction"], out: Path) -> int:
+    from hmoe.reproductions import drift, read_result
+
+    drifted = 0
+    for reproduction in chosen:
+        found = drift(reproduction, out / reproduction.name)
+        drifted += bool(found)
+        stored = read_result(reproduction, out / reproduction.name)
+        print(f"{reproduction.name}: {stored['verdict']}{', DRIFTED' if found else ', as stored'}")
+        for line in found:
+            print(f"  {line}")
+    return 1 if drifted else 0
+
+
+def _options(overrides: Sequence[str]) -> dict[str, Any]:
+    from hmoe.reproductions import Size
+
+    options = plain_values(overrides, _KNOWN)
+    for name in ("seeds", "workers"):
+        value = options[name]
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ConfigError(f"{name} = {value}: expected a whole number of at least 1.")
+    if options["size"] not in get_args(Size):
+        raise ConfigError(
+            f"size = {options['size']}: expected one of {', '.join(get_args(Size))}."
+            f"{nearest(str(options['size']), get_args(Size))}"
+        )
+    return options
+
+
+def _find_sets(reproduction: "Reproduction", root: Path) -> None:
+    """Raise DataError if a file that a reproduction reads is missing."""
+    from hmoe.data import KNOWN_SETS
+
+    for name in reproduction.sets:
+        for file in KNOWN_SETS[name].files:
+            KNOWN_SETS[name].find(root / name, file.name)
+
+
+@contextmanager
+def _progress(foretold: str) -> Iterator[Any]:
+    """Show on standard error which cell ended last, how many are done, and the time left."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(foretold, total=None)
+
+        def show(what: str, done: int, total: int) -> None:
+            progress.update(task, description=what or foretold, completed=done, total=total)
+
+        yield show

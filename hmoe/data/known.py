@@ -1,0 +1,139 @@
+"""Known sets: published files with digest, licence and address, read if they are what they were.
+
+A set lies in one folder, its root, by default data/<name>, where `hmoe fetch <name>` puts it. A
+file may be packed (input.txt.gz for input.txt): what counts is the digest of the content.
+"""
+
+import hashlib
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hmoe.data.archives import PACKINGS, read_packed
+from hmoe.data.checks import data_error
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownFile:
+    """One published file.
+
+    Attributes:
+        name: below the root, without the ending of a packing.
+        sha256: of the content, unpacked; of an archive (zip, tar) of the archive itself.
+        size: bytes of that.
+        url: where to have it, plain or packed; None if it comes with the set's archive.
+        member: its name in the set's archive, where that is another.
+    """
+
+    name: str
+    sha256: str
+    size: int
+    url: str | None = None
+    member: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Archive:
+    """An archive by which publishers hand out several files.
+
+    Attributes:
+        url: where to have it.
+        most: bytes it may have at most, packed, and
+        most_unpacked: the files in it together.
+        sha256: its digest, where it is known; its files have digests in any case.
+    """
+
+    url: str
+    most: int
+    most_unpacked: int
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownSet:
+    """A published set of files.
+
+    Attributes:
+        name: as in `data=<name>` and `hmoe fetch <name>`.
+        title: what it is, in a line.
+        licence: what one may do with it.
+        source: who published it.
+        files: by name.
+        archive: what the files without an address of their own are handed out in.
+        advice: how to get it where no address is known, or what else to know.
+    """
+
+    name: str
+    title: str
+    licence: str
+    source: str
+    files: tuple[KnownFile, ...]
+    archive: Archive | None = None
+    advice: str = ""
+
+    def __post_init__(self) -> None:
+        for file in self.files:
+            assert file.url or self.archive or self.advice, f"{file.name}: from nowhere"
+
+    @property
+    def fetchable(self) -> bool:
+        """Whether `hmoe fetch` knows an address for every file."""
+        return self.archive is not None or all(file.url for file in self.files)
+
+    def remedy(self) -> str:
+        """How to get the set, in a message."""
+        how = f"Get it with: hmoe fetch {self.name}. " if self.fetchable else ""
+        addresses = [self.archive.url] if self.archive else [f.url for f in self.files if f.url]
+        where = f"It is published at {addresses[0]}. " if addresses else ""
+        advice = f"{self.advice} " if self.advice else ""
+        return f"{how}{where}{advice}Or name a folder that has it: data.root=/path/to/folder."
+
+    def read(self, root: str | Path, name: str) -> bytes:
+        """Return the content of one of the files.
+
+        Args:
+            root: the folder of the set.
+            name: of the file.
+
+        Raises:
+            DataError: it is not there, or is not the file that was published.
+        """
+        file = self._file(name)
+        path = self.find(root, name)
+        # A plain file is as large as it is; a packed one may claim to be anything.
+        most = file.size if path.suffix in PACKINGS and path.name != file.name else sys.maxsize - 1
+        content = read_packed(path, most=most, remedy=self.remedy())
+        found = hashlib.sha256(content).hexdigest()
+        if found != file.sha256:
+            raise data_error(
+                path,
+                f"sha256 {file.sha256} ({file.size} bytes)",
+                f"sha256 {found} ({len(content)} bytes)",
+                f"It is damaged, or another edition. {self.remedy()}",
+            )
+        return content
+
+    def find(self, root: str | Path, name: str) -> Path:
+        """Return the path of one of the files, plain before packed; its content is not looked at.
+
+        Raises:
+            DataError: it is not there.
+        """
+        file = self._file(name)
+        plain = Path(root).expanduser() / file.name
+        for ending in PACKINGS:
+            path = plain.with_name(plain.name + ending)
+            if path.is_file():
+                return path
+        expected = f"sha256 {file.sha256} ({file.size} bytes), plain or as .gz, .xz, .bz2"
+        raise data_error(plain, expected, "nothing there", self.remedy())
+
+    def digest(self) -> str:
+        """SHA-256 of the names and digests of all files."""
+        lines = sorted(f"{file.sha256}  {file.name}\n" for file in self.files)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def _file(self, name: str) -> KnownFile:
+        files: Mapping[str, KnownFile] = {file.name: file for file in self.files}
+        return files[name]

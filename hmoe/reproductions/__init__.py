@@ -1,0 +1,21 @@
+"""Published results and whether they hold: `hmoe reproduce <name>`.
+
+Reading order: record.py (claim, criteria, cells, figures, verdict), cells.py (measuring), store.py
+and page.py (result.json and its page, checked without running), then the reproductions.
+"""
+
+from hmoe.reproductions.cells import declared, measure_all
+from hmoe.reproductions.record import Reproduction, Size
+from hmoe.reproductions.registry import REPRODUCTIONS
+from hmoe.reproductions.store import drift, read_result, write_result
+
+__all__ = [
+    "REPRODUCTIONS",
+    "Reproduction",
+    "Size",
+    "declared",
+    "drift",
+    "measure_all",
+    "read_result",
+    "write_result",
+]

@@ -1,0 +1,166 @@
+"""What a reproduction is: a published claim, criteria written before the run, cells to measure.
+
+A cell is one arm under one seed. `measure` does the work of a cell and returns its numbers; all
+else, figures, criteria and verdict, is worked out of the stored numbers of all cells, so that it
+can be checked again without running anything.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import inf
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+Role = Literal["claim", "shape", "aside"]
+Size = Literal["cpu", "gpu"]
+Verdict = Literal["reproduced", "in shape only", "not reproduced"]
+Values = Mapping[str, Any]
+"""What a cell measured: numbers, and lists of numbers."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm under one seed; many small runs that are worked out together may share a cell."""
+
+    arm: str
+    seed: int
+
+    @property
+    def place(self) -> str:
+        """Its folder below that of the reproduction."""
+        return f"{self.arm}/seed_{self.seed}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a cell is measured.
+
+    Attributes:
+        root: the folder whose folders are the known sets, as `hmoe fetch` fills it.
+        folder: what is the cell's own; a run in it goes on where it was.
+        size: "cpu", what two cores do in minutes, or "gpu", as near the published size as one goes.
+    """
+
+    root: Path
+    folder: Path
+    size: Size
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What came of a cell, and the seconds it took."""
+
+    cell: Cell
+    values: Values
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number that a reader looks at.
+
+    Attributes:
+        value: the number.
+        sd: its standard deviation over seeds, where it is a mean.
+        n: how many seeds.
+        low, high: its interval, 95 % unless the reproduction says otherwise.
+    """
+
+    value: float
+    sd: float | None = None
+    n: int | None = None
+    low: float | None = None
+    high: float | None = None
+
+    @classmethod
+    def over(cls, values: Sequence[float]) -> "Figure":
+        """Mean and standard deviation (n - 1) of some runs."""
+        array = np.asarray(values, dtype=float)
+        sd = float(array.std(ddof=1)) if len(array) > 1 else None
+        return cls(float(array.mean()), sd, len(array))
+
+
+Figures = Mapping[str, Figure]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Criterion:
+    """What must hold, told before the run: low <= figure <= high.
+
+    Attributes:
+        figure: its name among the figures; one that is missing or no number fails.
+        says: the same in words.
+        role: all of "claim" and "shape" must hold to be reproduced, those of "shape" to be so in
+            shape; an "aside" is told and decides nothing.
+    """
+
+    figure: str
+    says: str
+    role: Role
+    low: float = -inf
+    high: float = inf
+
+    def holds(self, figures: Figures) -> bool:
+        """Whether the criterion is met."""
+        figure = figures.get(self.figure)
+        return figure is not None and self.low <= figure.value <= self.high
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: what was published, and the name of our figure beside it."""
+
+    label: str
+    published: str
+    figure: str
+    digits: int = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduction:
+    """A published result and how hmoe asks whether it holds.
+
+    Attributes:
+        name: as in `hmoe reproduce <name>`.
+        title: the question, in a line.
+        source: authors (year), title, where; and the place of the figures in it.
+        claim: what was claimed.
+        rows: published figures, and which of ours stands beside each.
+        criteria: what must hold.
+        deviations: where we differ from what was published, and what we had to choose.
+        sets: names of the known sets that are read.
+        seeds: seeds of an arm.
+        minutes: on two cores.
+        cells: (size, seeds) -> all cells.
+        measure: (cell, place) -> its numbers. In a process of its own, with one thread.
+        figures: all cells -> figures. Pure.
+        draw: (all cells, file) draws a picture, SVG; None if there is nothing to see.
+        notes: figures -> what else a reader must know, worked out of the figures.
+    """
+
+    name: str
+    title: str
+    source: str
+    claim: str
+    rows: Sequence[Row]
+    criteria: Sequence[Criterion]
+    deviations: Sequence[str]
+    seeds: int
+    minutes: float
+    cells: Callable[[Size, int], Sequence[Cell]]
+    measure: Callable[[Cell, Place], Values]
+    figures: Callable[[Sequence[Measured]], dict[str, Figure]]
+    sets: Sequence[str] = ()
+    draw: Callable[[Sequence[Measured], Path], None] | None = None
+    notes: Callable[[Figures], Sequence[str]] = field(default=lambda figures: ())
+
+    def verdict(self, figures: Figures) -> Verdict:
+        """What the criteria make of the figures."""
+        held = {role: True for role in ("claim", "shape", "aside")}
+        for criterion in self.criteria:
+            held[criterion.role] &= criterion.holds(figures)
+        if held["claim"] and held["shape"]:
+            return "reproduced"
+        return "in shape only" if held["shape"] else "not reproduced"

@@ -1,0 +1,114 @@
+"""Results of reproductions: result.json with every number, a README beside it, and their check."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from math import isclose
+from pathlib import Path
+from typing import Any
+
+from hmoe.errors import ConfigError
+from hmoe.files import write_atomically
+from hmoe.reproductions.cells import criteria_of, fingerprint
+from hmoe.reproductions.page import PICTURE, readme
+from hmoe.reproductions.record import Cell, Measured, Reproduction
+from hmoe.training import provenance
+
+RESULT, README = "result.json", "README.md"
+_NEAR = 1e-9
+
+
+def write_result(
+    reproduction: Reproduction,
+    measured: Sequence[Measured],
+    out: Path,
+    *,
+    command: str,
+    size: str,
+    minutes: float | None,
+    declared: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Judge the cells, write result.json, README.md and the picture, and return the result.
+
+    Args:
+        reproduction: what was measured.
+        measured: all its cells.
+        out: folder to write into; made if missing.
+        command: the shell command that repeats it.
+        size: of the runs.
+        minutes: all cells took by the clock; None if some were measured by an earlier call.
+        declared: what was written down before the first cell.
+    """
+    figures = reproduction.figures(measured)
+    result = {
+        "name": reproduction.name,
+        "size": size,
+        "verdict": reproduction.verdict(figures),
+        "criteria": criteria_of(reproduction),
+        "declared_at": declared["at"],
+        "declared_criteria": declared["criteria"],
+        "figures": {name: asdict(figure) for name, figure in figures.items()},
+        "cells": [[m.cell.arm, m.cell.seed, dict(m.values), m.seconds] for m in measured],
+        "fingerprint": fingerprint(measured),
+        "command": command,
+        "minutes": minutes,
+        "core_minutes": sum(m.seconds for m in measured) / 60,
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        **provenance(),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / RESULT, json.dumps(result, indent=None, separators=(",", ":")))
+    if reproduction.draw is not None:
+        reproduction.draw(measured, out / PICTURE)
+    write_atomically(out / README, readme(reproduction, result))
+    return result
+
+
+def read_result(reproduction: Reproduction, folder: Path) -> dict[str, Any]:
+    """The stored result.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    file = folder / RESULT
+    if not file.is_file():
+        raise ConfigError(f"{file}: nothing stored. Run it: hmoe reproduce {reproduction.name}")
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
+def drift(reproduction: Reproduction, folder: Path) -> list[str]:
+    """What of a stored result no longer follows from its numbers, by the code of now.
+
+    Raises:
+        ConfigError: there is no stored result.
+    """
+    result = read_result(reproduction, folder)
+    measured = [Measured(Cell(arm, seed), v, s) for arm, seed, v, s in result["cells"]]
+    found = []
+    if fingerprint(measured) != result["fingerprint"]:
+        found.append("the numbers of the cells were changed")
+    for kind in ("criteria", "declared_criteria"):
+        if result[kind] != json.loads(json.dumps(criteria_of(reproduction))):
+            found.append(f"{kind.replace('_', ' ')} are not those of the code")
+    figures = reproduction.figures(measured)
+    stored = result["figures"]
+    for name in sorted(figures.keys() ^ stored.keys()):
+        found.append(f"figure {name} is only {'stored' if name in stored else 'in the code'}")
+    for name in sorted(figures.keys() & stored.keys()):
+        for key, value in asdict(figures[name]).items():
+            if not _same(value, stored[name][key]):
+                found.append(f"figure {name}, {key}: stored {stored[name][key]}, now {value}")
+    if (verdict := reproduction.verdict(figures)) != result["verdict"]:
+        found.append(f"verdict: stored {result['verdict']}, now {verdict}")
+    page = folder / README
+    if not page.is_file() or page.read_text(encoding="utf-8") != readme(reproduction, result):
+        found.append(f"{page} is not what the result says")
+    return found
+
+
+def _same(one: float | None, other: float | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return isclose(one, other, rel_tol=_NEAR, abs_tol=_NEAR) or (one != one and other != other)
