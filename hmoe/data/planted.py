@@ -12,10 +12,13 @@ expert's function of the row, seen from its centre, makes the target. The first 
 Values: y = f_e(x) + noise N(0, 1), with f_e of variance 1 (linear) or less (a network); no model
 has a mean squared error below noise^2. Classes: the largest of the f_e(x), but with probability
 `noise` one of the others; no model has an error below `noise`. `floor` says so in numbers.
+
+How much of an organisation there is to find is a dial: with `kinship` the functions of relatives
+are alike, and a `twin` has the same functions without the same hierarchy in space. Neither changes
+the noise, so the floor is the same.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import log
 from typing import Literal
 
@@ -26,82 +29,14 @@ from torch import Tensor
 from hmoe.data.checks import check_at_least
 from hmoe.data.loader import SPLITS, Split
 from hmoe.data.rows import RowData
+from hmoe.data.truth import Truth
 from hmoe.errors import ConfigError, nearest
 from hmoe.layer import Tree
-from hmoe.layer.tree import ROOT
 from hmoe.metrics import place_at_cut
 
 Array = np.ndarray
 _TASKS = ("regression", "classification")
-
-
-@dataclass(frozen=True)
-class Truth:
-    """A mixture that makes data. Letters: N nodes, E experts, D features, F hidden, O targets.
-
-    Attributes:
-        tree: its organisation.
-        center_ND: where each node lies; the root lies at zero.
-        inner_EDF: of each expert the weights of its hidden units; None for linear functions.
-        outer_EFO: from hidden units, or features, to targets.
-    """
-
-    tree: Tree
-    center_ND: Array
-    inner_EDF: Array | None
-    outer_EFO: Array
-
-    @classmethod
-    def drawn(
-        cls,
-        tree: Tree,
-        draw: np.random.RandomState,
-        *,
-        in_dim: int,
-        out_dim: int,
-        distance: list[float],
-        hidden_dim: int | None,
-    ) -> "Truth":
-        """A truth with centres at the given distances, one a level, and normal weights."""
-        way_ND = draw.normal(size=(tree.num_nodes, in_dim))
-        way_ND /= np.linalg.norm(way_ND, axis=1, keepdims=True)
-        center_ND = np.zeros_like(way_ND)
-        for node, parent in enumerate(tree.parent_N):
-            above_D = 0.0 if parent == ROOT else center_ND[parent]
-            center_ND[node] = above_D + distance[tree.level_N[node]] * way_ND[node]
-        inner_EDF, fan_in = None, in_dim
-        if hidden_dim is not None:
-            # Of variance 4, so that a tanh bends.
-            inner_EDF = draw.normal(size=(tree.num_experts, in_dim, hidden_dim)) * 2 / in_dim**0.5
-            fan_in = hidden_dim
-        outer_EFO = draw.normal(size=(tree.num_experts, fan_in, out_dim)) / fan_in**0.5
-        return cls(tree, center_ND, inner_EDF, outer_EFO)
-
-    def expert_of(self, x_RD: Array) -> Array:
-        """The expert of each row, (R,): the nearest child, from the root down."""
-        node_R = np.full(len(x_RD), ROOT)
-        children: dict[int, list[int]] = {}
-        for node, parent in enumerate(self.tree.parent_N):
-            children.setdefault(parent, []).append(node)
-        for unit, below in children.items():  # breadth first: units come after their parents
-            here = node_R == unit
-            apart = x_RD[here][:, None] - self.center_ND[below]
-            node_R[here] = np.array(below)[np.square(apart).sum(-1).argmin(1)]
-        expert_N = np.full(self.tree.num_nodes, -1)
-        expert_N[list(self.tree.node_E)] = np.arange(self.tree.num_experts)
-        return expert_N[node_R]
-
-    def answers(self, x_RD: Array) -> Array:
-        """What the rows' experts say of them, without noise: (R, O)."""
-        expert_R = self.expert_of(x_RD)
-        result = np.empty((len(x_RD), self.outer_EFO.shape[-1]))
-        for expert, node in enumerate(self.tree.node_E):
-            here = expert_R == expert
-            seen = x_RD[here] - self.center_ND[node]
-            if self.inner_EDF is not None:
-                seen = np.tanh(seen @ self.inner_EDF[expert])
-            result[here] = seen @ self.outer_EFO[expert]
-        return result
+_TWINS = ("none", "shuffled", "flat")
 
 
 class Planted(RowData):
@@ -118,14 +53,19 @@ class Planted(RowData):
         distance: of children from their parent, one number a level, in deviations of a cloud.
         hidden_dim: hidden tanh units of an expert's function; None makes it linear.
         target: "regression" or "classification".
+        kinship: share of a function's variance that it has from its parent's, in [0, 1): functions
+            of siblings correlate by it, of cousins by its square. 0: nothing in common.
+        twin: "none"; "shuffled", functions dealt out at random over the places, so that neighbours
+            are no relatives; or "flat", experts straight around the root, as far as in the tree.
+            Of a flat twin the upper levels of the domains are those of its functions.
         noise: deviation of the values' noise, or the share of classes that are wrong.
         in_dim: features.
         out_dim: values, or classes.
         num_train, num_val, num_test: rows of each split.
 
     Raises:
-        ConfigError: a size below 1, a list of the wrong length, noise out of its range, or an
-            unknown target.
+        ConfigError: a size below 1, a list of the wrong length, noise or kinship out of its range,
+            or an unknown target or twin.
     """
 
     def __init__(
@@ -138,6 +78,8 @@ class Planted(RowData):
         distance: list[float],
         hidden_dim: int | None,
         target: Literal["regression", "classification"],
+        kinship: float,
+        twin: Literal["none", "shuffled", "flat"],
         noise: float,
         in_dim: int,
         out_dim: int,
@@ -155,9 +97,11 @@ class Planted(RowData):
         check_at_least("out_dim", out_dim, least)
         check_at_least("truth_seed", truth_seed, 0)
         _check(truth, distance, target, noise, out_dim)
+        _check_kin(kinship, twin)
         self.task, self.in_dim, self.out_dim = target, in_dim, out_dim
         self.truth, self.truth_seed, self.distance = truth, truth_seed, distance
         self.hidden_dim, self.noise = hidden_dim, noise
+        self.kinship, self.twin = kinship, twin
         self.num_rows = (num_train, num_val, num_test)
 
     @property
@@ -182,8 +126,11 @@ class Planted(RowData):
         shares = [1 - self.noise, *[self.noise / (self.out_dim - 1)] * (self.out_dim - 1)]
         return {"loss": -sum(p * log(p) for p in shares if p), "accuracy": 1 - self.noise}
 
-    def _load(self) -> Mapping[Split, tuple[Array, Array]]:
-        draw = np.random.RandomState(self.truth_seed)  # frozen under every numpy (NEP 19)
+    def known(self, draw: np.random.RandomState) -> Truth:
+        """The truth; what is drawn after it makes the rows.
+
+        Kinship and deal have streams of their own, so that they leave the rest as it is.
+        """
         truth = Truth.drawn(
             self.truth,
             draw,
@@ -191,12 +138,19 @@ class Planted(RowData):
             out_dim=self.out_dim,
             distance=self.distance,
             hidden_dim=self.hidden_dim,
-        )
+        ).related(self.kinship, np.random.RandomState([self.truth_seed, 1]))
+        if self.twin == "shuffled":
+            return truth.shuffled(np.random.RandomState([self.truth_seed, 2]))
+        return truth.flattened() if self.twin == "flat" else truth
+
+    def _load(self) -> Mapping[Split, tuple[Array, Array]]:
+        draw = np.random.RandomState(self.truth_seed)  # frozen under every numpy (NEP 19)
+        truth = self.known(draw)
         expert_R = draw.randint(truth.tree.num_experts, size=sum(self.num_rows))
         node_R = np.array(truth.tree.node_E)[expert_R]
         x_RD = truth.center_ND[node_R] + draw.normal(size=(len(node_R), self.in_dim))
         y_R = self._targets(truth.answers(x_RD), draw)
-        domain_RL = _domains(truth.tree, truth.expert_of(x_RD))
+        domain_RL = _domains(self.truth, truth.expert_of(x_RD))
         # One scale for all features: what is near stays near.
         x_RD = (x_RD / np.sqrt(np.square(x_RD).mean())).astype(np.float32)
         ends = np.cumsum(self.num_rows)
@@ -243,4 +197,13 @@ def _check(truth: Tree, distance: list[float], target: str, noise: float, out_di
             "classes beyond it would make the right one the rarest."
             if target == "classification"
             else f"data.noise={noise}: must be a finite number of at least 0."
+        )
+
+
+def _check_kin(kinship: float, twin: str) -> None:
+    if not 0 <= kinship < 1:
+        raise ConfigError(f"data.kinship={kinship}: must be at least 0 and less than 1.")
+    if twin not in _TWINS:
+        raise ConfigError(
+            f"data.twin={twin}: must be one of {', '.join(_TWINS)}.{nearest(twin, _TWINS)}"
         )

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from hmoe.config import build, compose
 from hmoe.data import Planted
-from hmoe.data.planted import Truth
 from hmoe.errors import ConfigError
 from hmoe.layer import Tree
 from tests.tiny import train_in
@@ -20,6 +19,7 @@ def make(**changes: Any) -> Planted:
     plain: dict[str, Any] = {
         **{"batch_size": 50, "seed": 0, "truth": Tree.from_spec([2, 3]), "truth_seed": 0},
         **{"distance": [6.0, 3.0], "hidden_dim": None, "target": "regression", "noise": 0.1},
+        **{"kinship": 0.0, "twin": "none"},
         **{"in_dim": 8, "out_dim": 3, "num_train": 3000, "num_val": 500, "num_test": 1000},
     }
     return Planted(**(plain | changes))
@@ -30,67 +30,31 @@ def rows(data: Planted, split: Any = "train") -> tuple[Tensor, Tensor]:
     return torch.cat([b["x"] for b in batches]), torch.cat([b["y"] for b in batches])
 
 
-def drawn(tree: Tree, distance: list[float], hidden_dim: int | None = None) -> Truth:
-    draw = np.random.RandomState(0)
-    sizes = {"in_dim": 8, "out_dim": 3, "hidden_dim": hidden_dim}
-    return Truth.drawn(tree, draw, distance=distance, **sizes)
-
-
-# ------------------------------------------------------------------ the truth
-
-
-def test_a_row_belongs_to_the_nearest_child_of_the_nearest_child() -> None:
-    """On a line: a at 0 has teams at -1 and 4, b at 10 is an expert. 6 is nearer to a than to b."""
-    tree = Tree.from_spec({"a": {"x": 1, "y": 1}, "b": 1})
-    assert tree.path_N == ("a", "b", "a.x", "a.y")
-    center = np.array([[0.0], [10.0], [-1.0], [4.0]])
-    outer = np.array([[[7.0]], [[1.0]], [[-2.0]]])  # of b, a.x, a.y: experts in node order
-    truth = Truth(tree, center, None, outer)
-    x = np.array([[-3.0], [1.0], [2.0], [4.9], [5.1], [12.0]])
-    assert truth.expert_of(x).tolist() == [1, 1, 2, 2, 0, 0]
-    seen = [-3 + 1, 1 + 1, -2 * (2 - 4), -2 * (4.9 - 4), 7 * (5.1 - 10), 7 * (12 - 10)]
-    np.testing.assert_allclose(truth.answers(x)[:, 0], seen)
-
-
-def test_a_network_by_hand() -> None:
-    tree = Tree.from_spec([2])
-    inner, outer = np.array([[[2.0]], [[1.0]]]), np.array([[[3.0]], [[-1.0]]])
-    truth = Truth(tree, np.array([[-5.0], [5.0]]), inner, outer)
-    answers = truth.answers(np.array([[-4.5], [5.2]]))[:, 0]
-    np.testing.assert_allclose(answers, [3 * np.tanh(1.0), -np.tanh(0.2)])
-
-
-def test_children_lie_at_their_levels_distance_from_their_parent(tree: Tree) -> None:
-    distance = [9.0, 4.0, 2.0, 1.0][: tree.num_levels]
-    truth = drawn(tree, distance)
-    for node, parent in enumerate(tree.parent_N):
-        above = truth.center_ND[parent] if parent >= 0 else 0.0
-        apart = np.linalg.norm(truth.center_ND[node] - above)
-        assert apart == pytest.approx(distance[tree.level_N[node]])
-    # Who stands at an expert's centre belongs to it, where clouds do not reach each other.
-    if distance[-1] >= 4:
-        at = truth.center_ND[list(tree.node_E)]
-        assert truth.expert_of(at).tolist() == list(range(tree.num_experts))
-
-
 # ------------------------------------------------------------------ the set
 
 
-@pytest.mark.parametrize("hidden_dim", [None, 6])
-def test_who_knows_the_truth_is_left_with_the_noise(hidden_dim: int | None) -> None:
-    data = make(hidden_dim=hidden_dim, num_train=20_000, noise=0.3)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"hidden_dim": 6},
+        {"kinship": 0.4, "twin": "shuffled"},
+        {"kinship": 0.4, "twin": "flat", "hidden_dim": 6},
+    ],
+)
+def test_who_knows_the_truth_is_left_with_the_noise(changes: dict[str, Any]) -> None:
+    data = make(num_train=20_000, noise=0.3, **changes)
     x, y = rows(data)
-    draw = np.random.RandomState(0)
-    truth = Truth.drawn(
-        data.truth, draw, in_dim=8, out_dim=3, distance=data.distance, hidden_dim=hidden_dim
-    )
+    truth = data.known(np.random.RandomState(data.truth_seed))
     # The scale of the features: that of the clouds, 1, and of the places of their centres.
-    center_ED = truth.center_ND[list(data.truth.node_E)]
+    center_ED = truth.center_ND[list(truth.tree.node_E)]
     scale = np.sqrt(1 + np.square(center_ED).mean())
     exact = np.mean((truth.answers(x.numpy() * scale) - y.numpy()) ** 2)
     assert data.floor == {"loss": pytest.approx(0.09), "mse": pytest.approx(0.09)}
     assert exact == pytest.approx(0.09, rel=0.1)
-    # The functions hide behind no mean: the best single linear map leaves nearly all of them.
+    # Functions of strangers hide behind no mean: the best single linear map leaves nearly all.
+    if data.kinship:
+        return
     design = torch.cat([x, torch.ones(len(x), 1)], 1)
     residual = y - design @ torch.linalg.lstsq(design, y).solution
     assert residual.square().mean() > 0.7 * y.var()
@@ -126,6 +90,36 @@ def test_the_seed_of_a_run_changes_the_order_and_the_truths_seed_the_rows() -> N
     assert make(truth_seed=1).digest != data.digest
 
 
+# ------------------------------------------------------------------ kin and twins
+
+
+def test_without_kinship_or_twin_the_data_are_those_of_version_0_1() -> None:
+    """Digests from before there were kinship and twins: published figures stay repeatable."""
+    assert make().digest.startswith("e5a5f6e8fa17fb7d0461")
+    assert make(hidden_dim=6).digest.startswith("f96e3d8cbb0a2f9a6457")
+    classes = make(target="classification", noise=0.2)
+    assert classes.digest.startswith("7827ed2c248b42e56773")
+
+
+def test_kinship_and_deal_leave_the_rows_where_they_are() -> None:
+    plain, kin, dealt = make(), make(kinship=0.5), make(kinship=0.5, twin="shuffled")
+    for other in (kin, dealt):
+        assert torch.equal(rows(other)[0], rows(plain)[0])
+        assert not torch.equal(rows(other)[1], rows(plain)[1])
+        assert other.floor == plain.floor
+    assert not torch.equal(rows(dealt)[1], rows(kin)[1])
+    assert not torch.equal(rows(make(twin="flat"))[0], rows(plain)[0])
+
+
+def test_the_domains_of_a_flat_twin_are_those_of_its_functions() -> None:
+    """Its experts keep their numbers, and with them the department that they have in the tree."""
+    data = make(twin="flat", truth=Tree.from_spec({"a": 2, "b": 1}))
+    assert data.label_names == {"department": ("a", "b"), "expert": ("b", "a.0", "a.1")}
+    labels = [data.labels(batch) for batch in data.pass_over("val")]
+    department, expert = (torch.cat([each[name] for each in labels]) for name in data.label_names)
+    assert set(zip(department.tolist(), expert.tolist(), strict=True)) == {(0, 1), (0, 2), (1, 0)}
+
+
 def test_a_run_on_it_tells_the_floor(tmp_path: Any) -> None:
     changes = ("data=planted", "data.num_train=256", "data.num_val=64", "data.noise=0.5")
     result = train_in(tmp_path / "run", *changes, "trainer.max_steps=2")
@@ -154,6 +148,9 @@ def test_the_file_makes_the_set_as_it_stands() -> None:
             {"noise": 0.7, "target": "classification"},
             r"data\.noise=0\.7: must be at least 0 and less than 0\.666667",
         ),
+        ({"kinship": 1.0}, r"data\.kinship=1\.0: must be at least 0 and less than 1"),
+        ({"kinship": -0.1}, r"data\.kinship=-0\.1: must be"),
+        ({"twin": "shufled"}, r"data\.twin=shufled: .*Did you mean 'shuffled'"),
         ({"out_dim": 1, "target": "classification"}, r"data\.out_dim=1: must be at least 2"),
         ({"batch_size": 3001}, r"data\.batch_size=3001: must be at most 3000"),
     ],
@@ -176,19 +173,13 @@ def test_labels_are_where_the_truth_has_the_row() -> None:
     assert expert.shape == (500,)
     assert set(zip(department.tolist(), expert.tolist(), strict=True)) == {(0, 1), (0, 2), (1, 0)}
     # The mean of the rows of an expert is its centre, in the scale of the rows.
-    truth = drawn_like(data)
+    truth = data.known(np.random.RandomState(data.truth_seed))
     x, _ = rows(data, "val")
     center_ED = truth.center_ND[[1, 2, 3]]
     scale = np.linalg.norm(center_ED) / np.linalg.norm([x[expert == e].mean(0) for e in range(3)])
     for place in range(3):
         mean = x[expert == place].mean(0).numpy() * scale
         assert np.abs(mean - center_ED[place]).max() < 0.6
-
-
-def drawn_like(data: Planted) -> Truth:
-    draw = np.random.RandomState(data.truth_seed)
-    sizes = {"in_dim": data.in_dim, "out_dim": data.out_dim, "hidden_dim": data.hidden_dim}
-    return Truth.drawn(data.truth, draw, distance=data.distance, **sizes)
 
 
 def test_levels_have_names_and_classes_are_a_label() -> None:
