@@ -75,6 +75,7 @@ class KnownSet:
     def __post_init__(self) -> None:
         for file in self.files:
             assert file.url or self.archive or self.advice, f"{file.name}: from nowhere"
+            assert not file.name.endswith(tuple(filter(None, PACKINGS))), f"{file.name}: packed"
 
     @property
     def fetchable(self) -> bool:
