@@ -10,13 +10,16 @@ import torch
 
 import hmoe
 from hmoe.balance import switch_loss
-from hmoe.config import CONF, compose, options, read_system
+from hmoe.config import CONF, compose, options, read_experiment, read_system
+from hmoe.data import KNOWN_SETS
 from hmoe.layer import Tree, move_optimizer, regroup
 from hmoe.models import ResidualMlp
+from hmoe.reproductions import REPRODUCTIONS, read_result
 from hmoe.study import load_sweep
 from hmoe.training import assemble
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 SYSTEMS = re.findall(
     r"^\| `(\w+)` \|",
     README.partition("## Known systems")[2].partition("\n## ")[0],
@@ -44,6 +47,35 @@ def test_the_table_of_systems_is_complete() -> None:
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_a_row_says_what_the_file_of_the_system_says(name: str) -> None:
     assert row(name) in README.splitlines()
+
+
+def test_the_table_of_experiments_says_what_their_files_say() -> None:
+    lines = table("## Real problems", "`")
+    assert lines == {name: experiment_row(name) for name in options("experiment")}
+
+
+def experiment_row(name: str) -> str:
+    """An experiment's line of the table, from its file."""
+    experiment = read_experiment(name, CONF)
+    title = experiment.title.removesuffix(".")
+    cells = [f"`{name}`", title, experiment.score, f"{experiment.time}, {experiment.hardware}"]
+    return "| " + " | ".join(cells) + " |"
+
+
+def test_the_table_of_reproductions_says_what_is_stored() -> None:
+    lines = table("## Published results", "[")
+    assert lines.keys() == REPRODUCTIONS.keys()
+    for name, reproduction in REPRODUCTIONS.items():
+        folder = Path("reports/reproductions") / name
+        verdict = read_result(reproduction, ROOT / folder)["verdict"]
+        assert lines[name].startswith(f"| [{name}]({folder}/README.md) | **{verdict}** | ")
+
+
+def table(heading: str, mark: str) -> dict[str, str]:
+    """The lines of the table below a heading, by the name that begins each."""
+    part = README.partition(f"\n{heading}\n")[2].partition("\n## ")[0]
+    found = re.findall(rf"^(\| {re.escape(mark)}(\w+).*)$", part, flags=re.MULTILINE)
+    return {name: line for line, name in found}
 
 
 def row(name: str) -> str:
@@ -92,6 +124,12 @@ def test_a_command_is_understood(command: str, tmp_path: Path) -> None:
         sweep = overrides[0].removeprefix("sweep=")
         own = ("paper=true", "watch=true")
         assert load_sweep(sweep, [o for o in overrides[1:] if o not in own]).arms
+    elif name == "fetch":
+        assert set(overrides) <= KNOWN_SETS.keys()
+    elif name == "reproduce":
+        assert {o for o in overrides if "=" not in o} <= {"all", "--check", *REPRODUCTIONS}
+    elif name == "generate":
+        assert overrides[1] == "--prompt"
     elif name in ("compare", "repro", "inspect"):
         wanted = {study: set(load_sweep(study).arms) for study in ("hierarchy",)}
         for place in overrides:
