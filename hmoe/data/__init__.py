@@ -8,6 +8,7 @@ fetched but by fetching.py, when asked. Errors are those of checks.py.
 from hmoe.data.baselines import baselines, gzip_bits_per_byte, order_n_bits_per_byte
 from hmoe.data.byte_language import ByteLanguage
 from hmoe.data.digits import Digits
+from hmoe.data.gutenberg15 import Gutenberg15
 from hmoe.data.idx_images import IdxImages
 from hmoe.data.known import KnownFile, KnownSet
 from hmoe.data.known_sets import KNOWN_SETS
@@ -18,6 +19,7 @@ from hmoe.data.robot_arm import RobotArm
 from hmoe.data.stdlib import Stdlib
 from hmoe.data.text import Text
 from hmoe.data.tiny_shakespeare import TinyShakespeare
+from hmoe.data.udhr import Udhr
 from hmoe.data.wikitext2 import WikiText2
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "Batch",
     "ByteLanguage",
     "Digits",
+    "Gutenberg15",
     "IdxImages",
     "KnownFile",
     "KnownSet",
@@ -37,6 +40,7 @@ __all__ = [
     "StreamData",
     "Text",
     "TinyShakespeare",
+    "Udhr",
     "WikiText2",
     "baselines",
     "gzip_bits_per_byte",
