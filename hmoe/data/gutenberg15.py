@@ -15,7 +15,7 @@ No split is published. The last 10 % of every book is for the test, the 10 % bef
 from pathlib import PurePosixPath
 
 from hmoe.data.archives import members
-from hmoe.data.byte_language import Piece
+from hmoe.data.language import Piece
 from hmoe.data.loader import Split
 from hmoe.data.published_text import PublishedText
 from hmoe.data.text import cut

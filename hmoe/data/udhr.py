@@ -2,8 +2,8 @@
 
 The translations are those that Eric Muller's project gathered for the United Nations (in the public
 domain) and marked as complete, where all 30 articles are there and the family is known; families
-are Glottolog's (CC BY 4.0; isolates are one, made languages another). The paragraphs of the articles, without titles and preamble, are
-5.4 MB of UTF-8. Article 1 in English begins
+are Glottolog's (CC BY 4.0; isolates are one, made languages another). The paragraphs of the
+articles, without titles and preamble, are 5.4 MB of UTF-8. Article 1 in English begins
 
     All human beings are born free and equal in dignity and rights.
 
@@ -19,7 +19,7 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 from hmoe.data.archives import members
-from hmoe.data.byte_language import Piece
+from hmoe.data.language import Piece
 from hmoe.data.loader import Split
 from hmoe.data.published_text import PublishedText
 

@@ -14,7 +14,9 @@ from tests.made.texts import BOOKS
 def data(tmp_path: Path) -> Iterator[Gutenberg15]:
     with made_sets():
         root = write_set("gutenberg15", tmp_path)
-        yield Gutenberg15(root=str(root), batch_size=2, context=16, seed=0, eval_bytes=10**6)
+        yield Gutenberg15(
+            root=str(root), batch_size=2, context=16, vocabulary=None, seed=0, eval_bytes=10**6
+        )
 
 
 def test_of_every_book_the_last_tenth_is_the_test_and_the_one_before_validates(
@@ -30,7 +32,7 @@ def test_of_every_book_the_last_tenth_is_the_test_and_the_one_before_validates(
         parts["train"].append(books[name][: -2 * tenth])
         parts["val"].append(books[name][-2 * tenth : -tenth])
         parts["test"].append(books[name][-tenth:])
-    assert data.train_bytes.tobytes() == b"".join(parts["train"])
+    assert data.train_tokens.tobytes() == b"".join(parts["train"])
     for split in ("val", "test"):
         pieces = [piece.content for piece in data._pieces() if piece.split == split]
         assert pieces == parts[split]

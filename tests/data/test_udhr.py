@@ -15,7 +15,9 @@ from tests.made import made_sets, write_set
 def data(tmp_path: Path) -> Iterator[Udhr]:
     with made_sets():
         root = write_set("udhr", tmp_path)
-        yield Udhr(root=str(root), batch_size=2, context=16, seed=0, eval_bytes=10**6)
+        yield Udhr(
+            root=str(root), batch_size=2, context=16, vocabulary=None, seed=0, eval_bytes=10**6
+        )
 
 
 def test_an_article_is_its_paragraphs_a_line_each() -> None:
