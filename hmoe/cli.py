@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hmoe.cli_reproduce import reproduce
-from hmoe.cli_text import fetch
+from hmoe.cli_text import fetch, generate
 from hmoe.cli_views import compare, describe, inspect, publish, report, repro, split_tokens, ui
 from hmoe.config import compose, digest, plain_values
 from hmoe.errors import ConfigError, HmoeError, nearest
@@ -32,10 +32,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         known = ", ".join(_COMMANDS)
         hint = nearest(words[0], _COMMANDS)
         parser.error(f"invalid choice: '{words[0]}'.{hint} Commands: {known}.")
-    arguments = parser.parse_args(words)
+    arguments, later = parser.parse_known_args(words)  # names and values may follow an option
+    if strange := [word for word in later if word.startswith("-")]:
+        parser.error(f"unrecognized arguments: {' '.join(strange)}")
     try:
         own = {name: vars(arguments)[name] for name in _OPTIONS.get(arguments.command, {})}
-        status = arguments.run(arguments.overrides, **own)
+        status = arguments.run([*arguments.overrides, *later], **own)
     except HmoeError as error:
         print(f"hmoe {arguments.command}: {error}", file=sys.stderr)
         status = INTERRUPTED if type(error).__name__ == "SweepInterruptedError" else 2
@@ -228,6 +230,7 @@ _COMMANDS: dict[str, tuple[Callable[..., int], str]] = {
     "repro": (repro, "hmoe repro runs/hierarchy/flat/trial_000"),
     "reproduce": (reproduce, "hmoe reproduce all --check"),
     "inspect": (inspect, "hmoe inspect runs/hierarchy/two_level/trial_000 tokens=65536"),
+    "generate": (generate, "hmoe generate runs/train/plays --prompt ROMEO: tokens=400"),
     "fetch": (fetch, "hmoe fetch tiny_shakespeare"),
     "ui": (ui, "hmoe ui port=5000"),
     "bench": (bench, "hmoe bench train rounds=9"),
@@ -235,9 +238,8 @@ _COMMANDS: dict[str, tuple[Callable[..., int], str]] = {
 
 # What is no key=value: a thing to do or not, and text that no grammar should read.
 _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
-    "reproduce": {
-        "check": {"action": "store_true", "help": "judge stored results anew, run nothing"},
-    },
+    "reproduce": {"check": {"action": "store_true", "help": "judge stored results, run nothing"}},
+    "generate": {"prompt": {"default": "", "metavar": "TEXT", "help": "what to go on from"}},
 }
 
 

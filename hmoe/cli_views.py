@@ -8,15 +8,15 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from hmoe.cli_words import names_in, run_named
 from hmoe.config import CONF, compose, plain_values, read_experiment, read_system
 from hmoe.errors import ConfigError
 
 if TYPE_CHECKING:
     from hmoe.metrics import Inspection
-    from hmoe.tracking import Run, Study
+    from hmoe.tracking import Study
 
 _PORT = 5000
 _WORKERS = 4  # each holds data and a model
@@ -67,7 +67,7 @@ def compare(words: Sequence[str]) -> int:
 
     from hmoe.report import find_side, print_comparison
 
-    (a, b), options = _names(words, ("A", "B"))
+    (a, b), options = names_in(words, ("A", "B"))
     runs = Path(options["runs"])
     print_comparison(Console(), find_side(runs, a), find_side(runs, b))
     return 0
@@ -77,8 +77,8 @@ def repro(words: Sequence[str]) -> int:
     """Print the command that repeats a run, and whether what it rested on is still the same."""
     from hmoe.training import check_run
 
-    (name,), options = _names(words, ("RUN",))
-    folder, _ = _run_named(Path(options["runs"]), name)
+    (name,), options = names_in(words, ("RUN",))
+    folder, _ = run_named(Path(options["runs"]), name)
     command, checks = check_run(folder)
     print(command)
     for check in checks:
@@ -99,11 +99,11 @@ def inspect(words: Sequence[str]) -> int:
     from hmoe.report import write_organisation
 
     known = {"split": "val", "tokens": 65536, "checkpoints": None, "out": None}
-    (name,), options = _names(words, ("RUN",), known)
+    (name,), options = names_in(words, ("RUN",), known)
     if not isinstance(options["tokens"], int):
         raise ConfigError(f"tokens = {options['tokens']}: expected a whole number.")
     runs = Path(options["runs"])
-    folder, run = _run_named(runs, name)
+    folder, run = run_named(runs, name)
     with _progress() as show:
         inspection = inspect_run(
             folder,
@@ -231,16 +231,6 @@ def _log_inspection(runs: Path, run_id: str, inspection: "Inspection", folder: P
     store.log_images(run_id, key, frames(first))
 
 
-def _run_named(runs: Path, name: str) -> tuple[Path, "Run | None"]:
-    """The folder of a run, and the run where it was tracked, of a folder, a name or an id."""
-    from hmoe.tracking import find_run, run_folder_of, run_in
-
-    if Path(name).is_dir():
-        return Path(name), run_in(runs, Path(name))
-    run = find_run(runs, name)
-    return run_folder_of(runs, run), run
-
-
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
     """Show on standard error what is being done, and how far it is."""
@@ -255,16 +245,3 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
             progress.update(task, description=what, completed=done, total=total)
 
         yield show
-
-
-def _names(
-    words: Sequence[str], wanted: Sequence[str], known: Mapping[str, Any] = MappingProxyType({})
-) -> tuple[list[str], dict[str, Any]]:
-    """The names among the words, as many as wanted, and the options, the runs folder with them."""
-    names = [word for word in words if "=" not in word]
-    if len(names) != len(wanted):
-        raise ConfigError(
-            f"{' '.join(wanted)}: {len(names)} names given, {len(wanted)} expected: runs by name, "
-            "id or folder, or arms as study/arm."
-        )
-    return names, plain_values([word for word in words if "=" in word], {"runs": "runs", **known})

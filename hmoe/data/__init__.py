@@ -1,16 +1,17 @@
 """Data sets, one LightningDataModule a file; each docstring shows a sample.
 
-Reading order: loader.py (which rows a step sees), rows.py and byte_language.py (what the sets of
+Reading order: loader.py (which rows a step sees), rows.py and language.py (what the sets of
 vectors and of text share), known.py (published files and their digests), then the sets. Nothing is
 fetched but by fetching.py, when asked. Errors are those of checks.py.
 """
 
 from hmoe.data.baselines import baselines, gzip_bits_per_byte, order_n_bits_per_byte
-from hmoe.data.byte_language import ByteLanguage
 from hmoe.data.digits import Digits
+from hmoe.data.gutenberg15 import Gutenberg15
 from hmoe.data.idx_images import IdxImages
 from hmoe.data.known import KnownFile, KnownSet
 from hmoe.data.known_sets import KNOWN_SETS
+from hmoe.data.language import Language
 from hmoe.data.loader import Batch, SplitLoader, StepLoader, StreamData
 from hmoe.data.pixels import PixelData
 from hmoe.data.planted import Planted
@@ -18,16 +19,18 @@ from hmoe.data.robot_arm import RobotArm
 from hmoe.data.stdlib import Stdlib
 from hmoe.data.text import Text
 from hmoe.data.tiny_shakespeare import TinyShakespeare
+from hmoe.data.udhr import Udhr
 from hmoe.data.wikitext2 import WikiText2
 
 __all__ = [
     "KNOWN_SETS",
     "Batch",
-    "ByteLanguage",
     "Digits",
+    "Gutenberg15",
     "IdxImages",
     "KnownFile",
     "KnownSet",
+    "Language",
     "PixelData",
     "Planted",
     "RobotArm",
@@ -37,6 +40,7 @@ __all__ = [
     "StreamData",
     "Text",
     "TinyShakespeare",
+    "Udhr",
     "WikiText2",
     "baselines",
     "gzip_bits_per_byte",

@@ -15,7 +15,8 @@ import gzip
 
 import numpy as np
 
-from hmoe.data.byte_language import NUM_BYTES, ByteLanguage
+from hmoe.data.language import Language
+from hmoe.data.vocabulary import NUM_BYTES
 from hmoe.errors import ConfigError
 
 HIGHEST_ORDER = 2
@@ -25,9 +26,9 @@ CHUNK = 2**22
 """Training bytes counted at a time; bounds the memory beside the table."""
 
 
-def baselines(data: ByteLanguage) -> dict[str, float]:
+def baselines(data: Language) -> dict[str, float]:
     """Return bits per byte of simple models on the bytes that the validation loader predicts."""
-    train, windows = data.train_bytes, data.eval_bytes("val")
+    train, windows = data.train_tokens, data.eval_windows("val")
     return {
         "order_0": order_n_bits_per_byte(train, windows, 0),
         "order_2": order_n_bits_per_byte(train, windows, 2),

@@ -46,4 +46,39 @@ TEXTS: tuple[KnownSet, ...] = (
             ),
         ),
     ),
+    KnownSet(
+        name="gutenberg15",
+        title="fifteen books of nine authors",
+        licence="public domain",
+        source="Natural Language Toolkit, selection from Project Gutenberg (November 2008)",
+        files=(
+            KnownFile(
+                name="gutenberg.zip",
+                sha256="5c638910fa1ac7a0294623950c5e932b421f2057eeedfbb7e8a200e6c77f0168",
+                size=3_789_737,
+                url=f"{_RAW}/nltk/nltk/583117dd80c39f604910ead218cab30da18a8d9a/"
+                "nltk_data/corpora/gutenberg.zip",
+            ),
+        ),
+    ),
+    KnownSet(
+        name="udhr",
+        title="the Universal Declaration of Human Rights in 532 translations",
+        licence="text: public domain; families of languages: Glottolog, CC BY 4.0",
+        source="Eric Muller, UDHR in XML; Glottolog 5",
+        files=(
+            KnownFile(
+                name="udhr_xml.tar",
+                sha256="4cdcea72b1c985b3c1d997f8b1031b07350fe655c05a9ee182d8444c90366e03",
+                size=10_608_640,
+            ),
+            KnownFile(
+                name="languages.tsv",
+                sha256="717677a40bd5dec4bf97b0f95adff22587661c0797f461cebb0d891c03b0c675",
+                size=106_814,
+            ),
+        ),
+        advice="It was put together for hmoe, and no address hands it out: the tar holds data/udhr "
+        "of github.com/eric-muller/udhr, the table its index beside Glottolog's families.",
+    ),
 )

@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-from hmoe.data.byte_language import ByteLanguage
 from hmoe.data.known_sets import KNOWN_SETS
+from hmoe.data.language import Language
 
 
-class PublishedText(ByteLanguage):
+class PublishedText(Language):
     """Bytes of a known set; a class of it names the set, its labels, and its pieces (`_pieces`).
 
     Args:
         root: the folder of the set; where `hmoe fetch` puts it is the default.
-        batch_size, context, seed, eval_bytes: see `ByteLanguage`.
+        batch_size, context, vocabulary, seed, eval_bytes: see `Language`.
 
     Attributes:
         known: the name of the set in `KNOWN_SETS`.
@@ -24,9 +24,22 @@ class PublishedText(ByteLanguage):
     known: str
 
     def __init__(
-        self, *, root: str, batch_size: int, context: int, seed: int, eval_bytes: int
+        self,
+        *,
+        root: str,
+        batch_size: int,
+        context: int,
+        vocabulary: int | None,
+        seed: int,
+        eval_bytes: int,
     ) -> None:
-        super().__init__(batch_size=batch_size, context=context, seed=seed, eval_bytes=eval_bytes)
+        super().__init__(
+            batch_size=batch_size,
+            context=context,
+            vocabulary=vocabulary,
+            seed=seed,
+            eval_bytes=eval_bytes,
+        )
         self._root = Path(root).expanduser()
 
     def _source(self) -> Path:

@@ -13,9 +13,9 @@ between runs of one `digest`.
 import sysconfig
 from pathlib import Path
 
-from hmoe.data.byte_language import ByteLanguage, Piece
 from hmoe.data.checks import check_shares, data_error
 from hmoe.data.files import path_fraction, read_text_files
+from hmoe.data.language import Language, Piece
 from hmoe.data.loader import Split
 
 INSTALLED = {"site-packages", "dist-packages", "lib-dynload", "__pycache__"}
@@ -29,7 +29,7 @@ BUILD_FILES = ("_sysconfigdata", "config-")
 SINGLE_MODULES = "modules"
 
 
-class Stdlib(ByteLanguage):
+class Stdlib(Language):
     """The standard library as bytes; domains are (top-level package, module).
 
     A module that is in no package belongs to the package "modules". With a package of its own each,
@@ -40,7 +40,7 @@ class Stdlib(ByteLanguage):
     adds or drops leaves all others where they are.
 
     Args:
-        batch_size, context, seed, eval_bytes: see `ByteLanguage`.
+        batch_size, context, vocabulary, seed, eval_bytes: see `Language`.
         val_share: share of the files for validation.
         test_share: share of the files for the test.
 
@@ -56,12 +56,19 @@ class Stdlib(ByteLanguage):
         *,
         batch_size: int,
         context: int,
+        vocabulary: int | None,
         seed: int,
         val_share: float,
         test_share: float,
         eval_bytes: int,
     ) -> None:
-        super().__init__(batch_size=batch_size, context=context, seed=seed, eval_bytes=eval_bytes)
+        super().__init__(
+            batch_size=batch_size,
+            context=context,
+            vocabulary=vocabulary,
+            seed=seed,
+            eval_bytes=eval_bytes,
+        )
         check_shares(val_share=val_share, test_share=test_share)
         self._shares: dict[Split, float] = {"val": val_share, "test": test_share}
 

@@ -14,9 +14,9 @@ is read where it lies, kept in memory (a byte a byte), and never copied into a r
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from hmoe.data.byte_language import ByteLanguage, Piece
 from hmoe.data.checks import check_root, check_shares, data_error
 from hmoe.data.files import path_fraction, read_text_files
+from hmoe.data.language import Language, Piece
 from hmoe.data.loader import Split
 from hmoe.errors import ConfigError
 
@@ -24,13 +24,13 @@ FEWEST_FILES = 10
 """From this many files on, whole files are split; below, a split would hang on a file or two."""
 
 
-class Text(ByteLanguage):
+class Text(Language):
     """Bytes of a file or folder; domains are (top folder, file) if there are several files.
 
     Args:
         root: the file or folder. Of a folder all UTF-8 files are read, hidden ones excepted.
         suffixes: endings of the files to read, such as [".txt", ".md"]; null for all.
-        batch_size, context, seed, eval_bytes: see `ByteLanguage`.
+        batch_size, context, vocabulary, seed, eval_bytes: see `Language`.
         val_share: share of the text for validation.
         test_share: share of the text for the test.
 
@@ -48,12 +48,19 @@ class Text(ByteLanguage):
         suffixes: Sequence[str] | None,
         batch_size: int,
         context: int,
+        vocabulary: int | None,
         seed: int,
         val_share: float,
         test_share: float,
         eval_bytes: int,
     ) -> None:
-        super().__init__(batch_size=batch_size, context=context, seed=seed, eval_bytes=eval_bytes)
+        super().__init__(
+            batch_size=batch_size,
+            context=context,
+            vocabulary=vocabulary,
+            seed=seed,
+            eval_bytes=eval_bytes,
+        )
         check_shares(val_share=val_share, test_share=test_share)
         self._shares: dict[Split, float] = {"val": val_share, "test": test_share}
         for suffix in suffixes or ():

@@ -17,7 +17,7 @@ those that others report.
 
 import re
 
-from hmoe.data.byte_language import Piece
+from hmoe.data.language import Piece
 from hmoe.data.loader import Split
 from hmoe.data.published_text import PublishedText
 from hmoe.data.text import cut

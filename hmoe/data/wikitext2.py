@@ -16,7 +16,7 @@ titles are the same once rare words are gone share a label.
 
 import re
 
-from hmoe.data.byte_language import Piece
+from hmoe.data.language import Piece
 from hmoe.data.loader import Split
 from hmoe.data.published_text import PublishedText
 

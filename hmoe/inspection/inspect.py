@@ -12,6 +12,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from hmoe.data import SplitLoader
+from hmoe.errors import ConfigError
 from hmoe.inspection.knowing import knowledge
 from hmoe.inspection.observe import Observation, Seen, fitting, observe
 from hmoe.inspection.over_time import histories, kept_histories
@@ -68,6 +69,11 @@ def inspect_run(
     started = time.monotonic()
     show("reading run and data", 0, 1)
     run = load_run(folder, checkpoints)
+    if not run.layers:
+        raise ConfigError(
+            f"RUN = {folder}: its model ({type(run.model).__name__}) has no mixture layer that "
+            "sends tokens to experts, so there is no organisation to inspect."
+        )
     batches = run.pass_over(split, fitting(run, tokens))
     seen = observe(run, batches, _counter(show, f"reading {split}", len(batches)))
     over_time = {} if checkpoints else kept_histories(run)

@@ -94,6 +94,12 @@ class TrainedRun:
             output, routings = self.model(self._cast(x))
             return self.task.loss(mean_of(output), y), routings
 
+    def scores(self, x: Tensor) -> Tensor:
+        """What the model answers to some inputs, in float32 on the CPU."""
+        with torch.inference_mode(), self._precision():
+            output, _ = self.model(self._cast(x.to(self.device)))
+            return mean_of(output).float().cpu()
+
     def loss(self, batches: SplitLoader) -> float:
         """The mean loss of the model over all items of some batches."""
         total, num_items = 0.0, 0
@@ -121,8 +127,8 @@ def load_run(folder: Path, checkpoints: Path | None = None) -> TrainedRun:
         checkpoints: where its checkpoints are; None: in the run folder.
 
     Raises:
-        ConfigError: no run of `hmoe train` or of a sweep is there, it has no checkpoint, it
-            diverged, or there is no mixture in its model.
+        ConfigError: no run of `hmoe train` or of a sweep is there, it has no checkpoint, or it
+            diverged.
         DataError: its data or a checkpoint cannot be read.
     """
     said = f"RUN = {folder}:"
@@ -142,12 +148,6 @@ def load_run(folder: Path, checkpoints: Path | None = None) -> TrainedRun:
         parts = assemble(cfg)
     except ConfigError as error:
         raise ConfigError(f"{said} its settings no longer make a model: {error}") from error
-    layers = {n: m for n, m in parts.model.named_modules() if isinstance(m, HMoE)}
-    if not layers:
-        raise ConfigError(
-            f"{said} its model ({cfg.model._target_.rpartition('.')[2]}) has no mixture layer that "
-            "sends tokens to experts, so there is no organisation to inspect."
-        )
     parts.data.setup()
     run = TrainedRun(
         folder=folder,
@@ -155,7 +155,7 @@ def load_run(folder: Path, checkpoints: Path | None = None) -> TrainedRun:
         data=parts.data,
         model=_placed(parts),
         task=parts.task,
-        layers=layers,
+        layers={n: m for n, m in parts.model.named_modules() if isinstance(m, HMoE)},
         checkpoints=tuple(found),
         device=_device(parts),
     )

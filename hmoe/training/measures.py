@@ -1,9 +1,11 @@
 """Measures: scores of a whole pass that are no means over batches, as areas under curves."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import log
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.classification import BinaryAUROC
 
@@ -53,3 +55,36 @@ class Areas:
         areas = torch.stack([curve.compute() for curve in self._curves]).double()
         values = [areas.mean(), *areas]
         return {name: value.item() for name, value in zip(self.names, values, strict=True)}
+
+
+class BitsPerByte:
+    """Bits for each byte that the predicted tokens stand for, the same scale for all vocabularies.
+
+    The cross-entropy of all predicted tokens together, over the bytes of all of them: a mean over
+    batches of it would weigh the bytes of long tokens less.
+
+    Args:
+        token_bytes: the bytes of each token, int64 (V,); asked once a pass has begun.
+    """
+
+    names = ("bits_per_byte",)
+
+    def __init__(self, *, token_bytes: Callable[[], Tensor]) -> None:
+        self._token_bytes = token_bytes
+        self._lengths: Tensor | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        self._nats: Tensor | float = 0.0
+        self._bytes: Tensor | int = 0
+
+    def update(self, answer: Tensor, batch: Batch) -> None:
+        if self._lengths is None:
+            self._lengths = self._token_bytes().to(answer.device)
+        y = batch["y"].flatten()
+        nats = F.cross_entropy(answer.flatten(0, -2).float(), y, reduction="sum")
+        self._nats = self._nats + nats.double()
+        self._bytes = self._bytes + self._lengths[y].sum()
+
+    def compute(self) -> dict[str, float]:
+        return {"bits_per_byte": float(self._nats) / float(self._bytes) / log(2)}

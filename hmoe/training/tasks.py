@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hmoe.data import StreamData
 from hmoe.errors import ConfigError
 from hmoe.models import Blend, Mixture
-from hmoe.training.measures import Areas, Measure
+from hmoe.training.measures import Areas, BitsPerByte, Measure
 
 Output = Tensor | Blend
 Objective = Callable[["Task", Output, Tensor], Tensor]
@@ -124,5 +124,11 @@ TASKS = {
         loss=_cross_entropy,
         scores={"loss": _loss, "bits_per_byte": _bits, "accuracy": _accuracy},
         target=F.one_hot,
+    ),
+    "next_token": Task(
+        loss=_cross_entropy,
+        scores={"loss": _loss, "accuracy": _accuracy},
+        target=F.one_hot,
+        measures=lambda data: [BitsPerByte(token_bytes=lambda: data.token_bytes)],
     ),
 }

@@ -23,7 +23,7 @@ from torch import nn
 
 from hmoe.balance import Balance, mixture_layers
 from hmoe.config import build, check, digest, locate
-from hmoe.data import ByteLanguage, baselines
+from hmoe.data import Language, baselines
 from hmoe.errors import ConfigError
 from hmoe.files import write_atomically
 from hmoe.layer import HMoE, SoftMoE, Tree, expert_choice
@@ -162,7 +162,7 @@ def train(
                 loads = learner.level_loads()
                 if cfg.test:
                     trainer.test(learner, datamodule=parts.data, verbose=False)
-                    if isinstance(parts.data, ByteLanguage):
+                    if isinstance(parts.data, Language) and parts.data.of_bytes:
                         context_models = baselines(parts.data)
             except DivergedError as error:
                 state, reason = "diverged", str(error)

@@ -16,7 +16,7 @@ SHARES: dict[Split, float] = {"val": 0.1, "test": 0.1}
 
 def make(**changes: Any) -> Stdlib:
     given = {"batch_size": 4, "context": 16, "seed": 0, "val_share": 0.1, "test_share": 0.1}
-    return Stdlib(**(given | {"eval_bytes": 4096} | changes))
+    return Stdlib(**(given | {"vocabulary": None, "eval_bytes": 4096} | changes))
 
 
 @pytest.fixture
@@ -139,8 +139,8 @@ def test_the_real_library_is_a_language() -> None:
     data = make(context=256, eval_bytes=65536)
     assert {"json", "email", "asyncio", "modules"} <= set(data.domain_names[0])
     assert {"json.decoder", "email.mime.text", "typing"} <= set(data.domain_names[1])
-    assert data.eval_bytes("val").shape == (256, 257)
-    assert len(data.train_bytes) > 5_000_000
+    assert data.eval_windows("val").shape == (256, 257)
+    assert len(data.train_tokens) > 5_000_000
     bits = baselines(data)
     assert bits.keys() == {"order_0", "order_2", "gzip_9"}
     predicted = torch.cat([batch["y"] for batch in data.val_dataloader()])

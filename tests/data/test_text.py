@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hmoe.data import ByteLanguage, Text
+from hmoe.data import Language, Text
 from hmoe.data.text import cut, whole_file_splits
 from hmoe.errors import ConfigError, DataError
 
@@ -18,7 +18,14 @@ HUNDRED = bytes(range(100))
 
 def make(folder: Path, **changes: Any) -> Text:
     given: dict[str, Any] = {"root": str(folder), "suffixes": None, "batch_size": 3}
-    given |= {"context": 4, "seed": 0, "val_share": 0.1, "test_share": 0.1, "eval_bytes": 1000}
+    given |= {
+        "context": 4,
+        "vocabulary": None,
+        "seed": 0,
+        "val_share": 0.1,
+        "test_share": 0.1,
+        "eval_bytes": 1000,
+    }
     return Text(**(given | changes))
 
 
@@ -37,11 +44,11 @@ def letters(root: Path, count: int) -> Path:
     return root
 
 
-def bytes_of(data: ByteLanguage) -> dict[str, np.ndarray]:
+def bytes_of(data: Language) -> dict[str, np.ndarray]:
     return {
-        "train": data.train_bytes,
-        "val": data.eval_bytes("val"),
-        "test": data.eval_bytes("test"),
+        "train": data.train_tokens,
+        "val": data.eval_windows("val"),
+        "test": data.eval_windows("test"),
     }
 
 
@@ -50,9 +57,9 @@ def test_a_file_of_100_bytes_gives_these_windows(tmp_path: Path) -> None:
     # first is never predicted; 9 // 4 = 2 windows fit, and begin at 0 * 9 // 2 and 1 * 9 // 2.
     (tmp_path / "file").write_bytes(HUNDRED)
     data = make(tmp_path / "file")
-    assert data.train_bytes.tolist() == list(range(80))
-    assert data.eval_bytes("val").tolist() == [[80, 81, 82, 83, 84], [84, 85, 86, 87, 88]]
-    assert data.eval_bytes("test").tolist() == [[90, 91, 92, 93, 94], [94, 95, 96, 97, 98]]
+    assert data.train_tokens.tolist() == list(range(80))
+    assert data.eval_windows("val").tolist() == [[80, 81, 82, 83, 84], [84, 85, 86, 87, 88]]
+    assert data.eval_windows("test").tolist() == [[90, 91, 92, 93, 94], [94, 95, 96, 97, 98]]
     (batch,) = data.val_dataloader()
     assert batch["x"].tolist() == [[80, 81, 82, 83], [84, 85, 86, 87]]
     assert batch["y"].tolist() == [[81, 82, 83, 84], [85, 86, 87, 88]]
@@ -64,7 +71,7 @@ def test_the_cap_leaves_windows_evenly_spaced(tmp_path: Path) -> None:
     # 79 bytes can be predicted; a cap of 14 leaves 14 // 4 = 3 windows, at 0, 79 // 3, 158 // 3.
     (tmp_path / "file").write_bytes(HUNDRED)
     data = make(tmp_path / "file", val_share=0.8, eval_bytes=14)
-    assert data.eval_bytes("val")[:, 0].tolist() == [10, 10 + 26, 10 + 52]
+    assert data.eval_windows("val")[:, 0].tolist() == [10, 10 + 26, 10 + 52]
 
 
 @pytest.mark.parametrize("size", [50, 51, 127, 1000])
@@ -100,11 +107,11 @@ def test_y_is_x_shifted_by_one_byte(tmp_path: Path) -> None:
         assert batch["x"].dtype == batch["y"].dtype == batch["domain"].dtype == torch.int64
 
 
-def test_eval_bytes_are_what_the_loader_predicts(tmp_path: Path) -> None:
+def test_eval_windows_are_what_the_loader_predicts(tmp_path: Path) -> None:
     data = make(letters(tmp_path, 20))
     for windows, loader in (
-        (data.eval_bytes("val"), data.val_dataloader()),
-        (data.eval_bytes("test"), data.test_dataloader()),
+        (data.eval_windows("val"), data.val_dataloader()),
+        (data.eval_windows("test"), data.test_dataloader()),
     ):
         x, y = (torch.cat([batch[key] for batch in loader]).numpy() for key in "xy")
         assert np.array_equal(x, windows[:, :-1])
@@ -119,7 +126,7 @@ def test_the_training_stream_depends_on_seed_and_step_alone(tmp_path: Path) -> N
     assert not torch.equal(one.train_batch(0)["x"], other.train_batch(0)["x"])
     assert not torch.equal(one.train_batch(0)["x"], one.train_batch(1)["x"])
     assert one.digest == other.digest
-    assert np.array_equal(one.eval_bytes("val"), other.eval_bytes("val"))
+    assert np.array_equal(one.eval_windows("val"), other.eval_windows("val"))
 
 
 def test_training_windows_start_anywhere_and_only_in_training_bytes(tmp_path: Path) -> None:
@@ -176,7 +183,7 @@ def test_a_file_outside_all_folders_is_in_the_folder_dot(tmp_path: Path) -> None
 
 def test_files_follow_one_another_by_path(tmp_path: Path) -> None:
     data = make(write(tmp_path, b=b"b" * 50, a__z=b"z" * 50, a__y=b"y" * 50))
-    assert data.train_bytes.tobytes() == b"y" * 40 + b"z" * 40 + b"b" * 40
+    assert data.train_tokens.tobytes() == b"y" * 40 + b"z" * 40 + b"b" * 40
 
 
 def test_hidden_empty_and_binary_files_are_left_out(tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ from tests.made import made_sets, write_set
 
 
 def make(root: Path, eval_bytes: int = 4096) -> TinyShakespeare:
-    return TinyShakespeare(root=str(root), batch_size=2, context=64, seed=0, eval_bytes=eval_bytes)
+    return TinyShakespeare(
+        root=str(root), batch_size=2, context=64, vocabulary=None, seed=0, eval_bytes=eval_bytes
+    )
 
 
 @pytest.fixture
@@ -39,9 +41,9 @@ def test_the_first_nine_tenths_train_and_the_rest_is_halved(root: Path) -> None:
     data = make(root, eval_bytes=10**6)
     tenth = round(0.05 * len(content))
     val, test = content[-2 * tenth : -tenth], content[-tenth:]
-    assert data.train_bytes.tobytes() == content[: -2 * tenth]
-    assert data.eval_bytes("val")[0].tobytes() == val[:65]
-    assert data.eval_bytes("test")[0].tobytes() == test[:65]
+    assert data.train_tokens.tobytes() == content[: -2 * tenth]
+    assert data.eval_windows("val")[0].tobytes() == val[:65]
+    assert data.eval_windows("test")[0].tobytes() == test[:65]
     pieces = data._pieces()
     assert b"".join(piece.content for piece in pieces) == content
     assert len({piece.path for piece in pieces}) == len(pieces)

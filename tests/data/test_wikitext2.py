@@ -12,7 +12,9 @@ from tests.made import made_sets, write_set
 
 
 def make(root: Path) -> WikiText2:
-    return WikiText2(root=str(root), batch_size=2, context=64, seed=0, eval_bytes=10**6)
+    return WikiText2(
+        root=str(root), batch_size=2, context=64, vocabulary=None, seed=0, eval_bytes=10**6
+    )
 
 
 @pytest.fixture
@@ -35,11 +37,11 @@ def test_an_article_goes_from_a_title_to_the_next() -> None:
 
 def test_the_splits_are_the_published_files(root: Path) -> None:
     data = make(root)
-    assert data.train_bytes.tobytes() == (root / "train.txt").read_bytes()
+    assert data.train_tokens.tobytes() == (root / "train.txt").read_bytes()
     for split, file in (("val", "valid.txt"), ("test", "test.txt")):
         content = (root / file).read_bytes()
-        assert data.eval_bytes(split)[0].tobytes() == content[:65]
-        assert data.eval_bytes(split).shape == ((len(content) - 1) // 64, 65)
+        assert data.eval_windows(split)[0].tobytes() == content[:65]
+        assert data.eval_windows(split).shape == ((len(content) - 1) // 64, 65)
 
 
 def test_labels_are_titles_over_all_splits(root: Path) -> None:

@@ -1,5 +1,8 @@
 """Made texts, tiny and of the form of the published ones."""
 
+import io
+import tarfile
+import zipfile
 from collections.abc import Callable, Mapping
 
 SPEAKERS = ("First Citizen", "All", "ROMEO", "Ghost of King Henry VI")
@@ -23,7 +26,56 @@ def _wikitext2() -> dict[str, bytes]:
     }
 
 
+BOOKS = ("austen-emma", "blake-poems", "blake-songs")
+
+
+def _gutenberg15() -> dict[str, bytes]:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name in BOOKS:
+            book = f"[{name}]\n" + f"A line of {name}, \xe6.\n" * 100
+            _zipped(archive, f"gutenberg/{name}.txt", book.encode("latin-1"))
+        _zipped(archive, "gutenberg/README", b"About")
+    return {"gutenberg.zip": stream.getvalue()}
+
+
+def _zipped(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+    archive.writestr(zipfile.ZipInfo(name), content)  # of 1980: the same bytes every time
+
+
+# File, stage, family, number of articles; only the first two are complete, of a known family.
+TRANSLATIONS = (
+    ("eng", "4", "Indo-European", 30),
+    ("fin", "5", "Uralic", 30),
+    ("ike", "4", "Eskimo-Aleut", 23),
+    ("xxx", "3", "Uralic", 30),
+    ("yyy", "4", "", 30),
+)
+
+
+def _udhr() -> dict[str, bytes]:
+    stream = io.BytesIO()
+    table = ["file\tkey\tname\tstage\tfamily"]
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for key, stage, family, count in TRANSLATIONS:
+            table.append(f'udhr_{key}.xml\t{key}\tIn "{key}\t{stage}\t{family}')
+            articles = "".join(
+                f'<article number="{n}"><title>No. {n}</title><para> Artículo {n} {key}. </para>'
+                f"<orderedlist><listitem><para>Everyone has <sup>a</sup> right, {n}.</para>"
+                "</listitem></orderedlist></article>"
+                for n in range(1, count + 1)
+            )
+            space = 'xmlns="http://efele.net/udhr"'
+            content = f"<udhr {space}><preamble><para>So</para></preamble>{articles}</udhr>"
+            member = tarfile.TarInfo(f"udhr_{key}.xml")
+            member.size = len(content.encode())
+            archive.addfile(member, io.BytesIO(content.encode()))
+    return {"udhr_xml.tar": stream.getvalue(), "languages.tsv": "\n".join(table).encode()}
+
+
 TEXTS: dict[str, Callable[[], Mapping[str, bytes]]] = {
     "tiny_shakespeare": _tiny_shakespeare,
     "wikitext2": _wikitext2,
+    "gutenberg15": _gutenberg15,
+    "udhr": _udhr,
 }
