@@ -16,6 +16,7 @@ from hmoe.data.pixels import PixelData
 from hmoe.data.planted import Planted
 from hmoe.data.robot_arm import RobotArm
 from hmoe.data.stdlib import Stdlib
+from hmoe.data.tables import KnownTable, TableData, Tabular
 from hmoe.data.text import Text
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "IdxImages",
     "KnownFile",
     "KnownSet",
+    "KnownTable",
     "PixelData",
     "Planted",
     "RobotArm",
@@ -33,6 +35,8 @@ __all__ = [
     "Stdlib",
     "StepLoader",
     "StreamData",
+    "TableData",
+    "Tabular",
     "Text",
     "baselines",
     "gzip_bits_per_byte",
