@@ -12,6 +12,7 @@ from hmoe.config import CONF, compose, options, read_experiment
 from hmoe.data import KNOWN_SETS
 from hmoe.training import assemble
 from tests.made import MADE, made_sets, write_set
+from tests.made.tables import BLOCKS
 
 EXPERIMENTS = options("experiment")
 REAL = Path(os.environ.get("HMOE_DATA", CONF.parent / "../shared/data"))
@@ -28,6 +29,8 @@ def set_of(cfg: DictConfig) -> str | None:
 def small(cfg: DictConfig) -> DictConfig:
     """The same with batches that made data can fill."""
     cfg.data.batch_size = 4
+    if "blocks" in cfg.data:
+        cfg.data.blocks = list(BLOCKS)
     return cfg
 
 

@@ -19,9 +19,7 @@ def unit_hash(number_R: np.ndarray) -> np.ndarray:
     return (mixed_R ^ (mixed_R >> np.uint64(31))) / 2.0**64
 
 
-def split_by_hash(
-    num_rows: int, *, val_share: float, test_share: float
-) -> dict[Split, np.ndarray]:
+def split_by_hash(num_rows: int, *, val_share: float, test_share: float) -> dict[Split, np.ndarray]:
     """Ascending row numbers of every split; a row stays where it is when rows are appended."""
     place_R = unit_hash(np.arange(num_rows))
     test_R = place_R < test_share

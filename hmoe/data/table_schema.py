@@ -11,9 +11,7 @@ from hmoe.errors import ConfigError, nearest
 
 Kind = Literal["classification", "regression", "yes_or_no"]
 _KEYS = ("target", "kind", "numbers", "categories", "domains")
-_EXAMPLE = (
-    "data.schema={target: income, kind: classification, numbers: [age], categories: [work]}"
-)
+_EXAMPLE = "data.schema={target: income, kind: classification, numbers: [age], categories: [work]}"
 
 
 @dataclass(frozen=True)
