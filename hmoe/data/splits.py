@@ -1,4 +1,4 @@
-"""Splits by hash: a row, or a user, belongs where its number says, however many others there are."""
+"""Splits by hash: a row, or a user, belongs where its number says, however many there are."""
 
 import numpy as np
 

@@ -3,7 +3,7 @@
 A number that is missing counts as the mean of the training rows, beside a column that says so, if
 any is missing there; a category that is missing is a value of its own; a target must be there.
 
-Letters: R rows in the order train, val, test.
+Letters: R rows in the order train, val, test; B rows of a batch; N numbers, C categories.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from hmoe.data.checks import data_error
 from hmoe.data.loader import SPLITS, Split
@@ -28,10 +29,13 @@ class Table:
     """A table as a model reads it.
 
     Attributes:
-        x, y: split -> inputs float32 (R, features) and targets: int64 (R,) of classes, float32
-            (R, targets) of values, standardised, and of yes or no.
+        x: split -> numbers, and of every category the number of the feature that is 1, float32
+            (R, N + C); see `spread_out`.
+        y: split -> targets: int64 (R,) of classes, float32 (R, targets) of values, standardised,
+            and of yes or no.
         domain: split -> labels int64 (R, labels).
         features: names of the features.
+        num_numbers: N; the first features are these.
         classes: names of the classes, or of the targets.
         domain_names: the values of every label.
         sd: of each target of regression before it was standardised, in its own units.
@@ -41,6 +45,7 @@ class Table:
     y: Mapping[Split, np.ndarray]
     domain: Mapping[Split, np.ndarray]
     features: tuple[str, ...]
+    num_numbers: int
     classes: tuple[str, ...]
     domain_names: tuple[tuple[str, ...], ...]
     sd: np.ndarray
@@ -68,16 +73,12 @@ def encode(frame: Any, schema: Schema, rows: Mapping[Split, np.ndarray], path: P
     order_R = np.concatenate([rows[split] for split in SPLITS])
     num_train = len(rows["train"])
     table = _Reader(frame.iloc[order_R], order_R, num_train, path)
-    blocks = list(table.inputs(schema))
-    features = tuple(name for names, _ in blocks for name in names)
-    x = np.zeros((len(order_R), len(features)), dtype=np.float32)
-    start = 0
-    for names, block in blocks:
-        if block.ndim == 1:  # the number of a category
-            x[np.arange(len(x)), start + block] = 1
-        else:
-            x[:, start : start + len(names)] = block
-        start += len(names)
+    features: list[str] = []
+    columns = []
+    for names, column_R in table.inputs(schema):
+        columns.append(column_R + (len(features) if len(names) > 1 else 0))
+        features += names
+    x = np.stack(columns, 1).astype(np.float32)
     y, classes, sd = table.targets(schema)
     labels = [table.label(columns) for columns in schema.domains.values()]
     domain = np.stack([codes for codes, _ in labels], 1) if labels else np.zeros((len(x), 0), int)
@@ -87,11 +88,19 @@ def encode(frame: Any, schema: Schema, rows: Mapping[Split, np.ndarray], path: P
         x={split: x[part] for split, part in parts.items()},
         y={split: y[part] for split, part in parts.items()},
         domain={split: domain[part] for split, part in parts.items()},
-        features=features,
+        features=tuple(features),
+        num_numbers=len(columns) - len(schema.categories),
         classes=classes,
         domain_names=tuple(names for _, names in labels),
         sd=sd,
     )
+
+
+def spread_out(x: Tensor, table: Table) -> Tensor:
+    """Rows as a model reads them: (B, N + C) -> (B, features), a 1 for every category."""
+    features = x.new_zeros(len(x), len(table.features))
+    features[:, : table.num_numbers] = x[:, : table.num_numbers]
+    return features.scatter_(1, x[:, table.num_numbers :].long(), 1.0)
 
 
 @dataclass(frozen=True)
@@ -111,7 +120,7 @@ class _Reader:
     path: Path
 
     def inputs(self, schema: Schema) -> Iterator[tuple[list[str], np.ndarray]]:
-        """Names of features, and their values (R, names), or of which is 1, int (R,)."""
+        """First numbers: a name and its values (R,); then categories: names, and which it is."""
         for column in schema.numbers:
             value_R = self.number(column)
             known_R = ~np.isnan(value_R)
@@ -122,9 +131,9 @@ class _Reader:
             value_R = np.where(known_R, value_R, mean)
             if not np.isin(train_R, (0, 1)).all():  # a flag stays: a rare one would become huge
                 value_R = (value_R - mean) / (sd if sd > 0 else 1.0)
-            yield [column], value_R[:, None]
+            yield [column], value_R
             if not known_R[: self.num_train].all():
-                yield [f"{column}={MISSING}"], (~known_R[:, None]).astype(float)
+                yield [f"{column}={MISSING}"], (~known_R).astype(float)
         for column in schema.categories:
             code_R, words = self.text(column)
             code_R, names = _sorted(code_R, words, self.num_train)

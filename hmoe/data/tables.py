@@ -11,20 +11,22 @@ what columns are for, table_encoding.py for what becomes of them.
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hmoe.data.checks import check_root, check_shares, data_error
+from hmoe.data.known import KnownSet
 from hmoe.data.known_sets import KNOWN_SETS
-from hmoe.data.loader import SPLITS, Split
+from hmoe.data.loader import SPLITS, Batch, Split
 from hmoe.data.rows import RowData
 from hmoe.data.splits import split_by_hash
-from hmoe.data.table_encoding import Table, encode
+from hmoe.data.table_encoding import Table, encode, spread_out
 from hmoe.data.table_schema import Schema
 from hmoe.errors import ConfigError, nearest
 
@@ -98,6 +100,10 @@ class TableData(RowData):
         if self.domain_labels:
             self._domains = {s: torch.from_numpy(d) for s, d in self.table.domain.items()}
         return {split: (self.table.x[split], self.table.y[split]) for split in SPLITS}
+
+    def _batch(self, split: Split, rows: Tensor) -> Batch:
+        batch = super()._batch(split, rows)
+        return {**batch, "x": spread_out(batch["x"], self.table)}
 
     def _digested(self, values: np.ndarray) -> bytes:
         # Rounded, since another machine's means differ in the last bits.
@@ -204,18 +210,12 @@ class KnownTable(TableData):
                 f"{nearest(known, KNOWN_SETS)}"
             )
         self._known, self._root, self._files = known, Path(root).expanduser(), tuple(files)
-        self._form = {"separator": separator, "columns": columns, "comment": comment}
-        self._missing, self._blocks, self._shuffle = tuple(missing), tuple(blocks), shuffle
+        self._form = separator, None if columns is None else tuple(columns), comment, tuple(missing)
+        self._blocks, self._shuffle = tuple(blocks), shuffle
 
     def _read(self) -> tuple[Any, Mapping[Split, np.ndarray], Path]:
-        import pandas as pd
-
-        known, frames = KNOWN_SETS[self._known], []
-        for file in self._files:
-            content = BytesIO(known.read(self._root, file))
-            path = self._root / file
-            frames.append(read_table(path, content, missing=self._missing, **self._form))
-        frame = pd.concat(frames, ignore_index=True)
+        known = KNOWN_SETS[self._known]
+        frame = _published(known, self._root, self._files, *self._form)
         if sum(self._blocks) != len(frame):
             expected = f"{sum(self._blocks)} rows, as data.blocks has them"
             raise data_error(self._root, expected, f"{len(frame)}", "Give data.blocks anew.")
@@ -224,6 +224,33 @@ class KnownTable(TableData):
             order = np.random.RandomState(self._shuffle).permutation(len(frame))
         parts = np.split(order, np.cumsum(self._blocks)[:-1])
         return frame, dict(zip(SPLITS, parts, strict=True)), self._root
+
+
+@lru_cache(maxsize=1)  # many runs of one process read one set, and its digests stay the same
+def _published(
+    known: KnownSet,
+    root: Path,
+    files: tuple[str, ...],
+    separator: str,
+    columns: tuple[str, ...] | None,
+    comment: str | None,
+    missing: tuple[str, ...],
+) -> Any:
+    """The files of a known set, one after the other, as one frame; nobody writes into it."""
+    import pandas as pd
+
+    frames = [
+        read_table(
+            root / file,
+            BytesIO(known.read(root, file)),
+            separator=separator,
+            columns=columns,
+            comment=comment,
+            missing=missing,
+        )
+        for file in files
+    ]
+    return pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
 
 
 def read_table(

@@ -185,13 +185,13 @@ REPRODUCTION = Reproduction(
         ),
     ],
     deviations=[
-        "The official training file (199,523 persons) is not in the set: of the official test file "
-        "66,508 rows train, 16,627 validate, 16,627 test. So areas are not those of the paper, and "
-        "a third of its rows trains.",
+        "The official training file (199,523 persons) is not in the set. Of the official test "
+        "file 66,508 rows train, 16,627 validate and 16,627 test; areas are of other persons than "
+        "the paper's, and a third of its rows trains.",
         "All inputs but the instance weight and both labels: 7 numbers and 32 categories, one-hot.",
         "The paper tunes each arm by a Gaussian process, up to 2,048 units a layer, and runs the "
-        "best 400 times. Here all arms have one setting and about 70,000 parameters each: 400 steps "
-        "(3 epochs) of 512 rows, AdamW at 3e-3, which was no worse than 1e-3 or 1,024 rows in the "
+        "best 400 times. Here all arms have one setting and about 70,000 parameters each: 400 "
+        "steps (3 epochs) of 512 rows, AdamW at 3e-3, which was no worse than 1e-3 or 1,024 rows in the "
         "validation areas of shared bottom and MMoE under seed 100, tried before.",
         "A linear layer with a ReLU comes before the experts, which give back the width they read; "
         "the paper's experts read the input.",

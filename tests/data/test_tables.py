@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from hmoe.config import build, compose
-from hmoe.data import KnownTable, Tabular
+from hmoe.data import KnownTable, TableData, Tabular
+from hmoe.data.loader import Split
 from hmoe.data.splits import split_by_hash, unit_hash
 from hmoe.data.table_schema import Schema, Target
 from hmoe.errors import ConfigError, DataError
@@ -35,11 +36,17 @@ def tabular(folder: Path, text: str = FILE, **changes: Any) -> Tabular:
     return Tabular(**{"root": str(path), **options, **sizes, **changes})
 
 
+def vectors(data: TableData, split: Split) -> torch.Tensor:
+    """All rows of a split, as a model reads them."""
+    return torch.cat([batch["x"] for batch in data.pass_over(split)])
+
+
 # ------------------------------------------------------------------ by hand
 
 
 def test_numbers_categories_and_targets_by_hand(tmp_path: Path) -> None:
-    table = tabular(tmp_path).table
+    data = tabular(tmp_path)
+    table = data.table
     # The ages 10, 20, 30 have mean 20 and deviation sqrt(200 / 3); the missing one counts as 20.
     assert table.features == ("age", "age=missing", "flag", "work=farm", "work=mill", "work=unseen")
     sd = np.sqrt(200 / 3)
@@ -49,10 +56,10 @@ def test_numbers_categories_and_targets_by_hand(tmp_path: Path) -> None:
         [10 / sd, 0, 0, 1, 0, 0],
         [0, 1, 1, 0, 1, 0],
     ]
-    np.testing.assert_allclose(table.x["train"], expected, rtol=1e-6)
+    np.testing.assert_allclose(vectors(data, "train"), expected, rtol=1e-6)
     # The sea and an empty cell are no value of a training row; a flag of 0 and 1 stays.
-    np.testing.assert_allclose(table.x["val"], [[30 / sd, 0, 0, 0, 0, 1]], rtol=1e-6)
-    np.testing.assert_allclose(table.x["test"], [[20 / sd, 0, 1, 0, 0, 1]], rtol=1e-6)
+    np.testing.assert_allclose(vectors(data, "val"), [[30 / sd, 0, 0, 0, 0, 1]], rtol=1e-6)
+    np.testing.assert_allclose(vectors(data, "test"), [[20 / sd, 0, 1, 0, 0, 1]], rtol=1e-6)
     # 1, 2, 3, 6 have mean 3 and deviation sqrt(14 / 4).
     np.testing.assert_allclose(table.sd, [np.sqrt(3.5)])
     np.testing.assert_allclose(table.y["val"], [[1 / np.sqrt(3.5)]], rtol=1e-6)
@@ -60,10 +67,10 @@ def test_numbers_categories_and_targets_by_hand(tmp_path: Path) -> None:
 
 def test_a_missing_category_is_a_value_of_its_own(tmp_path: Path) -> None:
     text = FILE.replace("30,farm", "30,")
-    table = tabular(tmp_path, text).table
-    assert table.features[3:] == ("work=farm", "work=mill", "work=missing", "work=unseen")
-    assert table.x["train"][2, 3:].tolist() == [0, 0, 1, 0]
-    assert table.x["test"][0, 3:].tolist() == [0, 0, 1, 0]
+    data = tabular(tmp_path, text)
+    assert data.table.features[3:] == ("work=farm", "work=mill", "work=missing", "work=unseen")
+    assert vectors(data, "train")[2, 3:].tolist() == [0, 0, 1, 0]
+    assert vectors(data, "test")[0, 3:].tolist() == [0, 0, 1, 0]
 
 
 def test_classes_are_numbered_along_their_sorted_names(tmp_path: Path) -> None:
@@ -177,7 +184,7 @@ def test_adult_reads_both_files_over_remark_and_empty_line(made: Path) -> None:
 def test_widths_of_known_tables(name: str, in_dim: int, out_dim: int, made: Path) -> None:
     data = known(name, made)
     assert (data.in_dim, data.out_dim) == (in_dim, out_dim)
-    assert data.table.x["train"].shape == (BLOCKS[0], in_dim)
+    assert vectors(data, "train").shape == (BLOCKS[0], in_dim)
 
 
 def test_kin8nm_is_shuffled_as_the_usual_splits_are(made: Path) -> None:
