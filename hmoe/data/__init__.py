@@ -14,6 +14,7 @@ from hmoe.data.known_sets import KNOWN_SETS
 from hmoe.data.loader import Batch, SplitLoader, StepLoader, StreamData
 from hmoe.data.pixels import PixelData
 from hmoe.data.planted import Planted
+from hmoe.data.ratings import Ratings
 from hmoe.data.robot_arm import RobotArm
 from hmoe.data.stdlib import Stdlib
 from hmoe.data.tables import KnownTable, TableData, Tabular
@@ -30,6 +31,7 @@ __all__ = [
     "KnownTable",
     "PixelData",
     "Planted",
+    "Ratings",
     "RobotArm",
     "SplitLoader",
     "Stdlib",

@@ -191,8 +191,8 @@ REPRODUCTION = Reproduction(
         "All inputs but the instance weight and both labels: 7 numbers and 32 categories, one-hot.",
         "The paper tunes each arm by a Gaussian process, up to 2,048 units a layer, and runs the "
         "best 400 times. Here all arms have one setting and about 70,000 parameters each: 400 "
-        "steps (3 epochs) of 512 rows, AdamW at 3e-3, which was no worse than 1e-3 or 1,024 rows in the "
-        "validation areas of shared bottom and MMoE under seed 100, tried before.",
+        "steps (3 epochs) of 512 rows, AdamW at 3e-3, which was no worse than 1e-3 or 1,024 rows "
+        "in the validation areas of shared bottom and MMoE under seed 100, tried before.",
         "A linear layer with a ReLU comes before the experts, which give back the width they read; "
         "the paper's experts read the input.",
         "Seeds pair first weights and the order of rows between the arms; the split is one.",
