@@ -15,8 +15,10 @@ from hmoe.data.language import Language
 from hmoe.data.loader import Batch, SplitLoader, StepLoader, StreamData
 from hmoe.data.pixels import PixelData
 from hmoe.data.planted import Planted
+from hmoe.data.ratings import Ratings
 from hmoe.data.robot_arm import RobotArm
 from hmoe.data.stdlib import Stdlib
+from hmoe.data.tables import KnownTable, TableData, Tabular
 from hmoe.data.text import Text
 from hmoe.data.tiny_shakespeare import TinyShakespeare
 from hmoe.data.udhr import Udhr
@@ -30,14 +32,18 @@ __all__ = [
     "IdxImages",
     "KnownFile",
     "KnownSet",
+    "KnownTable",
     "Language",
     "PixelData",
     "Planted",
+    "Ratings",
     "RobotArm",
     "SplitLoader",
     "Stdlib",
     "StepLoader",
     "StreamData",
+    "TableData",
+    "Tabular",
     "Text",
     "TinyShakespeare",
     "Udhr",

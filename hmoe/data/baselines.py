@@ -1,4 +1,4 @@
-"""What simple models reach on the same bytes: the scale on which to read bits per byte.
+"""What simple models reach on the same data: the scale on which to read bits per byte, or errors.
 
 8 is knowing nothing. `order_0` knows how often each byte occurs, `order_2` also the two bytes
 before; a network that does not beat it has not learnt the language. `gzip_9` packs the evaluation
@@ -12,27 +12,55 @@ of bytes, h' being h without its first byte,
 """
 
 import gzip
+from functools import singledispatch
 
 import numpy as np
 
 from hmoe.data.language import Language
+from hmoe.data.loader import StreamData
+from hmoe.data.ratings import PLACES, Ratings
 from hmoe.data.vocabulary import NUM_BYTES
 from hmoe.errors import ConfigError
+from hmoe.metrics import rating_scores
 
 HIGHEST_ORDER = 2
 """Counts of order n are a table of 256**(n + 1) numbers: 128 MiB for 2, 32 GiB for 3."""
+
+DAMPING = 5.0
+"""Ratings without any difference that are added to those of a user or a film."""
 
 CHUNK = 2**22
 """Training bytes counted at a time; bounds the memory beside the table."""
 
 
-def baselines(data: Language) -> dict[str, float]:
-    """Return bits per byte of simple models on the bytes that the validation loader predicts."""
+@singledispatch
+def baselines(data: StreamData) -> dict[str, float]:
+    """Scores of simple models on data whose own are known how to make, by name; none of others."""
+    return {}
+
+
+@baselines.register
+def _of_text(data: Language) -> dict[str, float]:
+    """Bits per byte of simple models on the bytes that the validation loader predicts."""
+    if not data.of_bytes:
+        return {}
     train, windows = data.train_tokens, data.eval_windows("val")
     return {
         "order_0": order_n_bits_per_byte(train, windows, 0),
         "order_2": order_n_bits_per_byte(train, windows, 2),
         "gzip_9": gzip_bits_per_byte(windows[:, 1:].tobytes()),
+    }
+
+
+@baselines.register
+def _of_ratings(data: Ratings) -> dict[str, float]:
+    """Scores on the test rows: of the mean, and of the mean with what users and films differ."""
+    answers = data.answers("test")
+    told = zip(("mean", "damped_bias"), data.biases(DAMPING), strict=True)
+    return {
+        f"{name}/{score}": value
+        for name, predicted in told
+        for score, value in rating_scores(predicted, *answers, k=PLACES).items()
     }
 
 

@@ -132,6 +132,7 @@ class StreamData(LightningDataModule, ABC):
     Attributes:
         floor: score -> what the best model that there can be has in it, where that is known.
         domain_labels: what the levels of a batch's "domain" are called, coarse to fine.
+        notes: what a reader of the scores must know of the data.
         domain_names: names of the domains of each level; a batch's "domain" counts along them. ()
             where nothing is known.
     """
@@ -139,6 +140,7 @@ class StreamData(LightningDataModule, ABC):
     floor: Mapping[str, float] = {}
     domain_labels: tuple[str, ...] = ()
     domain_names: tuple[tuple[str, ...], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @abstractmethod
     def train_batch(self, step: int) -> Batch:

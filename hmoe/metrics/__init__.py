@@ -36,6 +36,7 @@ from hmoe.metrics.load import (
     starved_share,
 )
 from hmoe.metrics.policies import RecallMetrics, recall
+from hmoe.metrics.ranking import ndcg_of_users, rating_scores
 from hmoe.metrics.specialisation import (
     CompanyMetrics,
     coactivation,
@@ -96,6 +97,7 @@ __all__ = [
     "max_violation",
     "min_violation",
     "mutual_information",
+    "ndcg_of_users",
     "nmi",
     "nodes_at",
     "normalised_entropy",
@@ -105,6 +107,7 @@ __all__ = [
     "permutation_null",
     "place_at_cut",
     "random_locality",
+    "rating_scores",
     "recall",
     "starved_share",
     "vocabulary_specialisation",

@@ -6,6 +6,7 @@ from hmoe.models.describe import description
 from hmoe.models.mixture import Blend, Mixture
 from hmoe.models.mlp import ResidualMlp
 from hmoe.models.multi_task import MultiTask
+from hmoe.models.recommender import Recommender
 from hmoe.models.transformer import Transformer
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Dense",
     "Mixture",
     "MultiTask",
+    "Recommender",
     "ResidualMlp",
     "Transformer",
     "cost",

@@ -72,7 +72,7 @@ def cost(model: nn.Module) -> Cost:
             flops += 2 * _count_matrices(layer.shared, 3) * reached
     num_mixtures = len(mixtures)
     # A model that does not say what it reads, such as a layer by itself, is taken to read ids.
-    reads_ids = getattr(model, "input_kind", "tokens") == "tokens"
+    reads_ids = getattr(model, "input_kind", "tokens") != "vectors"
     for module in model.modules():
         if isinstance(module, nn.Linear):
             flops += 2 * module.weight.numel()

@@ -4,12 +4,14 @@ from collections.abc import Callable, Sequence
 from math import log
 from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.classification import BinaryAUROC
 
 from hmoe.data import Batch
+from hmoe.metrics import rating_scores
 
 
 class Measure(Protocol):
@@ -88,3 +90,56 @@ class BitsPerByte:
 
     def compute(self) -> dict[str, float]:
         return {"bits_per_byte": float(self._nats) / float(self._bytes) / log(2)}
+
+
+class RootMeanSquare:
+    """Root mean square error in the targets' own units, over rows and targets.
+
+    Args:
+        units: -> what 1 of a standardised target is, (targets,); asked once a pass has ended.
+    """
+
+    names = ("rmse",)
+
+    def __init__(self, *, units: Callable[[], np.ndarray]) -> None:
+        self._units = units
+        self.reset()
+
+    def reset(self) -> None:
+        self._squares: list[Tensor] = []
+
+    def update(self, answer: Tensor, batch: Batch) -> None:
+        self._squares.append((answer.double() - batch["y"]).square().cpu())
+
+    def compute(self) -> dict[str, float]:
+        square = torch.cat(self._squares).numpy() * self._units() ** 2
+        return {"rmse": float(np.sqrt(square.mean()))}
+
+
+class RatingScores:
+    """Error and order of predicted ratings: see `rating_scores`. Ratings are centred in "y".
+
+    Args:
+        places: of a user's ratings, ordered by what is predicted, the first so many count.
+    """
+
+    names = tuple(f"{score}{of}" for score in ("rmse", "ndcg") for of in ("", "/warm", "/cold"))
+
+    def __init__(self, *, places: int) -> None:
+        self._places = places
+        self.reset()
+
+    def reset(self) -> None:
+        self._parts: list[tuple[Tensor, ...]] = []
+
+    def update(self, answer: Tensor, batch: Batch) -> None:
+        rating = batch["rating"].double()
+        predicted = answer[:, 0].double() + rating - batch["y"][:, 0]
+        parts = (predicted, rating, batch["user"], batch["cold"])
+        self._parts.append(tuple(part.cpu() for part in parts))
+
+    def compute(self) -> dict[str, float]:
+        predicted, rating, user, cold = (
+            torch.cat(parts).numpy() for parts in zip(*self._parts, strict=True)
+        )
+        return rating_scores(predicted, rating, user, cold, k=self._places)

@@ -14,10 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hmoe.data import StreamData
+from hmoe.data import StreamData, TableData
+from hmoe.data.ratings import PLACES
 from hmoe.errors import ConfigError
 from hmoe.models import Blend, Mixture
-from hmoe.training.measures import Areas, BitsPerByte, Measure
+from hmoe.training.measures import (
+    Areas,
+    BitsPerByte,
+    Measure,
+    RatingScores,
+    RootMeanSquare,
+)
 
 Output = Tensor | Blend
 Objective = Callable[["Task", Output, Tensor], Tensor]
@@ -113,6 +120,15 @@ TASKS = {
         loss=lambda output, y: F.mse_loss(output.float(), y),
         scores={"loss": _loss, "mse": _loss},
         target=lambda y, _: y,
+        measures=lambda data: (
+            [RootMeanSquare(units=lambda: data.target_sd)] if isinstance(data, TableData) else []
+        ),
+    ),
+    "rating": Task(
+        loss=lambda output, y: F.mse_loss(output.float(), y),
+        scores={"loss": _loss},
+        target=lambda y, _: y,
+        measures=lambda data: [RatingScores(places=PLACES)],
     ),
     "yes_or_no": Task(
         loss=_binary_cross_entropy,

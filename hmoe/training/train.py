@@ -23,7 +23,7 @@ from torch import nn
 
 from hmoe.balance import Balance, mixture_layers
 from hmoe.config import build, check, digest, locate
-from hmoe.data import Language, baselines
+from hmoe.data import baselines
 from hmoe.errors import ConfigError
 from hmoe.files import write_atomically
 from hmoe.layer import HMoE, SoftMoE, Tree, expert_choice
@@ -145,7 +145,7 @@ def train(
         state, reason = "complete", ""
         resumed_from = latest(run / "checkpoints")
         loads: dict[str, Any] = {}
-        context_models: dict[str, float] = {}
+        simple_models: dict[str, float] = {}
         with warnings.catch_warnings():
             # In-memory loaders have no use for worker processes; the rest is Lightning's concern.
             warnings.filterwarnings("ignore", module="pytorch_lightning")
@@ -162,8 +162,7 @@ def train(
                 loads = learner.level_loads()
                 if cfg.test:
                     trainer.test(learner, datamodule=parts.data, verbose=False)
-                    if isinstance(parts.data, Language) and parts.data.of_bytes:
-                        context_models = baselines(parts.data)
+                    simple_models = baselines(parts.data)
             except DivergedError as error:
                 state, reason = "diverged", str(error)
                 learner.final["diverged_at_step"] = float(trainer.global_step)
@@ -183,7 +182,7 @@ def train(
             },
             "tree": str(parts.tree),
             "level_loads": loads,
-            "baselines": context_models,
+            "baselines": simple_models,
             "floor": dict(parts.data.floor),
             "config_digest": digest(cfg),
             "data_digest": parts.data.digest,
@@ -202,8 +201,9 @@ def train(
 
 def caveats(parts: Parts) -> list[str]:
     """What a reader of the run's numbers must know and might not expect."""
+    told = [f"note: {note}" for note in parts.data.notes]
     if parts.data.input_kind != "tokens":
-        return []
+        return told
     found = []
     for module in parts.model.modules():
         if isinstance(module, SoftMoE):
@@ -214,7 +214,7 @@ def caveats(parts: Parts) -> list[str]:
                 found.append("under selection=expert_choice tokens compete for experts")
             elif options.get("capacity") is not None:
                 found.append("under selection.capacity tokens compete for places")
-    return [
+    return told + [
         f"note: {what}, later ones with earlier ones; losses are not those of a causal model"
         for what in dict.fromkeys(found)
     ]
@@ -303,6 +303,7 @@ def _check(cfg: DictConfig) -> None:
     if model.input_kind != data.input_kind:
         raise ConfigError(
             f"model = {model.__name__} reads {model.input_kind}, but the data ({data.__name__}) "
-            f"are {data.input_kind}. Use model=transformer for tokens, model=mlp for vectors."
+            f"are {data.input_kind}. Use model=transformer for tokens, model=mlp for vectors, "
+            "model=recommender for fields."
         )
     check(cfg)
