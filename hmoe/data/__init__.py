@@ -7,7 +7,9 @@ fetched but by fetching.py, when asked. Errors are those of checks.py.
 
 from hmoe.data.baselines import baselines, gzip_bits_per_byte, order_n_bits_per_byte
 from hmoe.data.byte_language import ByteLanguage
+from hmoe.data.cifar import Cifar10, Cifar100
 from hmoe.data.digits import Digits
+from hmoe.data.fashion_mnist import FashionMnist
 from hmoe.data.idx_images import IdxImages
 from hmoe.data.known import KnownFile, KnownSet
 from hmoe.data.known_sets import KNOWN_SETS
@@ -22,7 +24,10 @@ __all__ = [
     "KNOWN_SETS",
     "Batch",
     "ByteLanguage",
+    "Cifar10",
+    "Cifar100",
     "Digits",
+    "FashionMnist",
     "IdxImages",
     "KnownFile",
     "KnownSet",

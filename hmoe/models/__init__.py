@@ -7,6 +7,7 @@ from hmoe.models.mixture import Blend, Mixture
 from hmoe.models.mlp import ResidualMlp
 from hmoe.models.multi_task import MultiTask
 from hmoe.models.transformer import Transformer
+from hmoe.models.vit import Vit
 
 __all__ = [
     "Blend",
@@ -16,6 +17,7 @@ __all__ = [
     "MultiTask",
     "ResidualMlp",
     "Transformer",
+    "Vit",
     "cost",
     "description",
 ]
