@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hmoe.cli_reproduce import reproduce
+from hmoe.cli_text import fetch
 from hmoe.cli_views import compare, describe, inspect, publish, report, repro, split_tokens, ui
 from hmoe.config import compose, digest, plain_values
 from hmoe.errors import ConfigError, HmoeError, nearest
@@ -227,6 +228,7 @@ _COMMANDS: dict[str, tuple[Callable[..., int], str]] = {
     "repro": (repro, "hmoe repro runs/hierarchy/flat/trial_000"),
     "reproduce": (reproduce, "hmoe reproduce all --check"),
     "inspect": (inspect, "hmoe inspect runs/hierarchy/two_level/trial_000 tokens=65536"),
+    "fetch": (fetch, "hmoe fetch tiny_shakespeare"),
     "ui": (ui, "hmoe ui port=5000"),
     "bench": (bench, "hmoe bench train rounds=9"),
 }
@@ -247,14 +249,10 @@ def _parser() -> argparse.ArgumentParser:
     for name, (run, example) in _COMMANDS.items():
         summary = (run.__doc__ or "").splitlines()[0]
         command = commands.add_parser(
-            name,
-            help=summary,
-            description=summary,
-            epilog=f"example: {example}",
+            name, help=summary, description=summary, epilog=f"example: {example}"
         )
-        command.add_argument(
-            "overrides", nargs="*", metavar="key=value", help="overrides, or names"
-        )
+        told = "overrides, or names"
+        command.add_argument("overrides", nargs="*", metavar="key=value", help=told)
         for option, how in _OPTIONS.get(name, {}).items():
             command.add_argument(f"--{option}", **how)
         command.set_defaults(run=run)

@@ -1,6 +1,9 @@
 """conf/experiment/: every one says what it reached, and trains a step on made and on real data."""
 
+import json
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,8 +11,9 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from hmoe.config import CONF, compose, options, read_experiment
+from hmoe.config import CONF, compose, expand, options, read_experiment, read_system
 from hmoe.data import KNOWN_SETS
+from hmoe.errors import ConfigError
 from hmoe.training import assemble
 from tests.made import MADE, made_sets, write_set
 
@@ -93,3 +97,62 @@ def test_every_known_set_has_made_files_of_the_same_names() -> None:
     assert MADE.keys() == KNOWN_SETS.keys()
     for name, known in KNOWN_SETS.items():
         assert MADE[name]().keys() == {file.name for file in known.files}
+
+
+def row(tmp_path: Path, *choices: str) -> Path:
+    """A configuration of its own in which `experiment=mine` makes these choices."""
+    copy = tmp_path / "conf"
+    shutil.copytree(CONF, copy)
+    said = {"score": "1", "time": "1 s", "hardware": "a machine", "choices": list(choices)}
+    (copy / "experiment" / "mine.yaml").write_text(f"# Mine.\n{json.dumps(said)}\n")
+    return copy
+
+
+def test_an_experiment_stands_for_its_choices_and_what_comes_later_wins(tmp_path: Path) -> None:
+    conf = row(tmp_path, "data=digits", "tree=grid", "tree.spec=[4,4]", "selection.k=3")
+    assert expand(["seed=1", "experiment=mine", "seed=2"], conf_dir=conf) == [
+        *("seed=1", "data=digits", "tree=grid", "tree.spec=[4,4]", "selection.k=3", "seed=2")
+    ]
+    # A group chosen anew takes all that the experiment said of it along.
+    assert expand(["experiment=mine", "tree=flat"], conf_dir=conf) == [
+        *("data=digits", "selection.k=3", "tree=flat")
+    ]
+    cfg = compose(["experiment=mine", "selection.k=1"], conf_dir=conf)
+    assert (cfg.experiment, cfg.system, cfg.selection.k) == ("mine", None, 1)
+    assert list(cfg.tree.spec) == [4, 4]
+
+
+def test_of_a_system_and_an_experiment_the_later_wins(tmp_path: Path) -> None:
+    mixtral, switch = (read_system(name, CONF).choices for name in ("mixtral", "switch"))
+    conf = row(tmp_path, "data=digits", "system=mixtral", "seed=5")
+    inner = expand(["experiment=mine"], conf_dir=conf)
+    assert inner == ["data=digits", *mixtral, "seed=5"]
+    assert expand(["system=switch", "experiment=mine"], conf_dir=conf) == inner
+    assert expand(["experiment=mine", "system=switch"], conf_dir=conf) == [
+        *("data=digits", "seed=5", *switch)
+    ]
+    later = compose(["experiment=mine", "system=switch"], conf_dir=conf)
+    assert (later.experiment, later.system) == ("mine", "switch")
+    assert compose(["experiment=mine"], conf_dir=conf).system == "mixtral"
+    assert expand(["experiment=digits", "experiment=mine"], conf_dir=conf) == inner
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("experiment=digitz", "Did you mean 'digits'?"),
+        ("experiment=[digits]", "the name of one experiment is expected"),
+    ],
+)
+def test_a_wrong_name_is_told(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        compose([override])
+    with pytest.raises(ConfigError, match="systems and experiments are choices of `hmoe train`"):
+        compose(["experiment=digits"], root="em")
+
+
+def test_a_file_that_says_too_little_is_told(tmp_path: Path) -> None:
+    conf = row(tmp_path, "data=digits")
+    (conf / "experiment" / "mine.yaml").write_text("# Mine.\nscore: 1\nchoices: []\n")
+    with pytest.raises(ConfigError, match=r"mine\.yaml: must hold .*hardware"):
+        compose(["experiment=mine"], conf_dir=conf)

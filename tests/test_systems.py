@@ -237,7 +237,10 @@ def test_a_system_within_a_system_falls_with_its_gate() -> None:
             ["system=product_keys", "tree=company"],
             r"equal size.*Use a tree such as tree.spec=\[4,4\]",
         ),
-        (["system=mmoe", "gate.merge=stack"], r"gate.merge = stack.*one task.*Use gate.merge=mean"),
+        (
+            ["system=mmoe", "gate.merge=stack"],
+            r"gate.merge = stack.*one answer.*Use model=multi_task",
+        ),
         (["system=ple", "tree=grid"], r"gate.visible has 'shared'"),
         (["system=[mixtral,switch]"], r"the name of one system is expected"),
     ],

@@ -1,6 +1,6 @@
 """Systems and experiments: what their names stand for, put in place."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from hmoe.config.grammar import check_options, parse
@@ -19,76 +19,75 @@ def expand(overrides: Sequence[str], *, conf_dir: Path = CONF) -> list[str]:
     replaces an earlier one altogether, that of an experiment too: what only the earlier one chose
     is no part of the later. So does a later experiment.
     """
-    given = list(overrides)
-    if EXPERIMENT in group_names(conf_dir):
-        own = _last(given, SYSTEM)
-
-        def choices_of(name: str, last: bool) -> Sequence[str]:
-            said = read_experiment(name, conf_dir).choices
-            # A system that comes after the experiment replaces the experiment's own.
-            return said if not last else [c for c in said if not c.startswith(f"{SYSTEM}=")]
-
-        place = _last(given, EXPERIMENT)
-        given = _expanded(
-            given,
-            EXPERIMENT,
-            conf_dir,
-            lambda name: choices_of(name, own is not None and place is not None and own > place),
-        )
-    return _expanded(given, SYSTEM, conf_dir, lambda name: read_system(name, conf_dir).choices)
+    place = _last(overrides, EXPERIMENT, conf_dir)
+    if place is None:
+        return _with_system(overrides, conf_dir)
+    before, later = without(overrides[:place], EXPERIMENT), overrides[place + 1 :]
+    row: Sequence[str] = read_experiment(_name(overrides[place], conf_dir), conf_dir).choices
+    if _last(later, SYSTEM, conf_dir) is not None:
+        row = without(row, SYSTEM)
+        before = without(before, SYSTEM)
+    elif _last(row, SYSTEM, conf_dir) is not None:
+        before = without(before, SYSTEM)
+    before, row, later = (_with_system(part, conf_dir) for part in (before, row, later))
+    return [*before, *_kept(row, later, group_names(conf_dir)), *later]
 
 
 def named(overrides: Sequence[str], key: str, *, conf_dir: Path = CONF) -> str | None:
     """The system or the experiment that counts among some overrides, None if there is none."""
-    if key == SYSTEM and (place := _last(overrides, EXPERIMENT)) is not None:
-        said = read_experiment(str(parse(overrides[place]).value()), conf_dir).choices
-        overrides = [*overrides[:place], *said, *overrides[place + 1 :]]
-    place = _last(overrides, key)
-    return None if place is None else str(parse(overrides[place]).value())
+    place = _last(overrides, EXPERIMENT, conf_dir)
+    if key == SYSTEM and place is not None:
+        row = read_experiment(_name(overrides[place], conf_dir), conf_dir).choices
+        overrides = [*overrides[:place], *row, *overrides[place + 1 :]]
+    place = _last(overrides, key, conf_dir)
+    return None if place is None else _name(overrides[place], conf_dir)
 
 
-def _last(overrides: Sequence[str], key: str) -> int | None:
-    """Where the last override of a key is."""
-    places = [n for n, override in enumerate(overrides) if override.startswith(f"{key}=")]
+def without(overrides: Sequence[str], key: str) -> list[str]:
+    """The overrides but those of a key."""
+    return [override for override in overrides if parse(override).key_or_group != key]
+
+
+def _with_system(overrides: Sequence[str], conf_dir: Path) -> list[str]:
+    """Put in place of `system=<name>` its choices; see `expand`."""
+    place = _last(overrides, SYSTEM, conf_dir)
+    if place is None:
+        return list(overrides)
+    row = read_system(_name(overrides[place], conf_dir), conf_dir).choices
+    before, later = without(overrides[:place], SYSTEM), overrides[place + 1 :]
+    return [*before, *_kept(row, later, group_names(conf_dir)), *later]
+
+
+def _kept(row: Sequence[str], later: Sequence[str], groups: Sequence[str]) -> list[str]:
+    """What of a row of choices stands beside the choices that come later."""
+    chosen = [parse(override) for override in later]
+    anew = {o.package or o.key_or_group for o in chosen if o.key_or_group in groups}
+    kept = []
+    for choice in row:
+        said = parse(choice)
+        place = said.package or said.key_or_group
+        # A choice inside another group stays: `ffn@model.ffn` is for every model.
+        replaced = [group for group in anew if f"{place}.".startswith(f"{group}.")]
+        if said.key_or_group in groups:
+            replaced = [g for g in replaced if g in (place, said.key_or_group)]
+        if not replaced:
+            kept.append(choice)
+    return kept
+
+
+def _last(overrides: Sequence[str], key: str, conf_dir: Path) -> int | None:
+    """Where the last override of a key is; nowhere in a configuration without that group."""
+    if key not in group_names(conf_dir):
+        return None
+    places = [n for n, override in enumerate(overrides) if parse(override).key_or_group == key]
+    for place in places:
+        _name(overrides[place], conf_dir)  # a wrong name is told, even one that does not count
     return places[-1] if places else None
 
 
-def _expanded(
-    overrides: Sequence[str], key: str, conf_dir: Path, choices_of: Callable[[str], Sequence[str]]
-) -> list[str]:
-    """Put in place of `key=<name>` the choices of its row; see `expand`."""
-    groups = group_names(conf_dir)
-    given = [parse(override) for override in overrides]
-    rows = [i for i, o in enumerate(given) if o.key_or_group == key and key in groups]
-    expanded: list[str] = []
-    for index, override in enumerate(overrides):
-        if index not in rows:
-            expanded.append(override)
-            continue
-        parsed, later = given[index], given[index + 1 :]
-        if not isinstance(parsed.value(), str):
-            raise ConfigError(f"{override}: the name of one {key} is expected")
-        check_options(parsed, options(key, conf_dir))
-        if index != rows[-1]:
-            continue
-        # What a system of later stands for counts as chosen, too.
-        plain = [
-            parse(choice)
-            for o in later
-            for choice in (
-                read_system(str(o.value()), conf_dir).choices
-                if o.key_or_group == SYSTEM and o.value() in options(SYSTEM, conf_dir)
-                else [str(o.input_line)]
-            )
-        ]
-        anew = {o.package or o.key_or_group for o in plain if o.key_or_group in groups}
-        for choice in choices_of(str(parsed.value())):
-            said = parse(choice)
-            place = said.package or said.key_or_group
-            # A choice inside another group stays: `ffn@model.ffn` is for every model.
-            replaced = [group for group in anew if f"{place}.".startswith(f"{group}.")]
-            if said.key_or_group in groups:
-                replaced = [g for g in replaced if g in (place, said.key_or_group)]
-            if not replaced:
-                expanded.append(choice)
-    return expanded
+def _name(override: str, conf_dir: Path) -> str:
+    parsed = parse(override)
+    if not isinstance(parsed.value(), str):
+        raise ConfigError(f"{override}: the name of one {parsed.key_or_group} is expected")
+    check_options(parsed, options(str(parsed.key_or_group), conf_dir))
+    return str(parsed.value())

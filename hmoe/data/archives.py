@@ -18,22 +18,27 @@ from hmoe.data.checks import data_error
 
 PACKINGS: dict[str, Callable[..., Any]] = {
     "": open,
-    ".gz": gzip.GzipFile,
-    ".xz": lzma.LZMAFile,
-    ".bz2": bz2.BZ2File,
+    ".gz": gzip.open,
+    ".xz": lzma.open,
+    ".bz2": bz2.open,
 }
 """How one file may be packed, by the ending of its name."""
 
 REMEDY = "Copy the file anew from where you have it."
+_BEGINNINGS = {b"\x1f\x8b": ".gz", b"\xfd7zXZ\x00": ".xz", b"BZh": ".bz2"}
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+# The type in a Unix mode; 0 where the zip was not made on Unix.
+_FOLDER, _FILE = 0o4, (0, 0o10)
 _BROKEN = (
     EOFError,
     OSError,
+    ValueError,  # of a number in a header
+    MemoryError,  # xz, of a dictionary larger than this machine
     zlib.error,
     lzma.LZMAError,
     zipfile.BadZipFile,
     tarfile.TarError,
     RuntimeError,  # zipfile, of a member that is encrypted
-    NotImplementedError,  # zipfile, of a packing that it does not know
 )
 
 
@@ -48,15 +53,7 @@ def read_packed(path: Path, *, most: int, remedy: str = REMEDY) -> bytes:
     Raises:
         DataError: the file cannot be read to its end, or is too large.
     """
-    unpack = PACKINGS.get(path.suffix, PACKINGS[""])
-    try:
-        with unpack(path, "rb") as file:
-            content = file.read(most + 1)
-    except _BROKEN as error:
-        raise data_error(path, "a whole file", str(error), remedy) from error
-    if len(content) > most:
-        raise data_error(path, f"at most {most} bytes", "more", remedy)
-    return content
+    return _unpacked(path, path, path.suffix, most, remedy)
 
 
 def members(path: Path, content: bytes, *, most: int) -> Iterator[tuple[str, bytes]]:
@@ -66,18 +63,18 @@ def members(path: Path, content: bytes, *, most: int) -> Iterator[tuple[str, byt
 
     Args:
         path: where the archive lies, for messages.
-        content: the archive.
-        most: bytes that all files together may have, unpacked.
+        content: the archive; a tar may be packed.
+        most: bytes that all files of a zip may have together, or the tar itself once unpacked.
 
     Raises:
         DataError: no archive, one that is damaged, a member that is a link or a device, a name that
             leads out of the archive, a name that is there twice, or more bytes than `most`.
     """
     left, seen = most, set()
-    open_members = _zip if zipfile.is_zipfile(io.BytesIO(content)) else _tar
+    open_members = _zip if content.startswith(_ZIP) else _tar
     try:
-        for name, read in open_members(path, content):
-            _check_name(path, name)
+        for given, read in open_members(path, content, most):
+            name = _checked(path, given)
             if name in seen:
                 raise data_error(path, "every name once", f"{name!r} twice", REMEDY)
             seen.add(name)
@@ -93,11 +90,31 @@ def members(path: Path, content: bytes, *, most: int) -> Iterator[tuple[str, byt
 Reader = Callable[[int], bytes]
 
 
-def _zip(path: Path, content: bytes) -> Iterator[tuple[str, Reader]]:
+def _unpacked(path: Path, file: Path | io.BytesIO, packing: str, most: int, remedy: str) -> bytes:
+    unpack = PACKINGS.get(packing, PACKINGS[""])
+    try:
+        with unpack(file, "rb") as stream:
+            content = stream.read(most + 1)
+    except _BROKEN as error:
+        raise data_error(path, "a whole file", str(error), remedy) from error
+    if len(content) > most:
+        raise data_error(path, f"at most {most} bytes", "more", remedy)
+    return content
+
+
+def _zip(path: Path, content: bytes, most: int) -> Iterator[tuple[str, Reader]]:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         for member in archive.infolist():
-            if member.external_attr >> 28 == 0o12:  # the type in a Unix mode: a symbolic link
-                raise data_error(path, "files and folders", f"link {member.filename!r}", REMEDY)
+            kind = member.external_attr >> 28
+            if kind not in (_FOLDER, *_FILE):
+                raise data_error(
+                    path, "files and folders", f"link or device {member.filename!r}", REMEDY
+                )
+            # Other packings are unpacked by zipfile without a limit.
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise data_error(
+                    path, "members stored or deflated", f"{member.filename!r} packed else", REMEDY
+                )
             if not member.is_dir():
 
                 def read(size: int, member: zipfile.ZipInfo = member) -> bytes:
@@ -107,8 +124,12 @@ def _zip(path: Path, content: bytes) -> Iterator[tuple[str, Reader]]:
                 yield member.filename, read
 
 
-def _tar(path: Path, content: bytes) -> Iterator[tuple[str, Reader]]:
-    with tarfile.open(fileobj=io.BytesIO(content), mode="r:*") as archive:
+def _tar(path: Path, content: bytes, most: int) -> Iterator[tuple[str, Reader]]:
+    # Unpacked first: tarfile would read headers of any length, and skip what is too long to read.
+    packing = next((end for start, end in _BEGINNINGS.items() if content.startswith(start)), "")
+    if packing:
+        content = _unpacked(path, io.BytesIO(content), packing, most, REMEDY)
+    with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
         for member in archive:
             if member.isdir():
                 continue
@@ -119,9 +140,15 @@ def _tar(path: Path, content: bytes) -> Iterator[tuple[str, Reader]]:
             file = archive.extractfile(member)
             assert file is not None, "a regular file has content"
             yield member.name, file.read
+        # tarfile takes a damaged header for the end; that is a block of zeros, and nothing else.
+        rest = content[archive.offset :]
+        if len(rest) < tarfile.BLOCKSIZE or rest.strip(b"\0"):
+            raise data_error(path, "an end of the tar archive", "something else", REMEDY)
 
 
-def _check_name(path: Path, name: str) -> None:
+def _checked(path: Path, name: str) -> str:
+    """The name of a member without detours; refuse one that leads out of the archive."""
     parts = PurePosixPath(name).parts
-    if name.startswith("/") or ".." in parts or "\\" in name or ":" in name.partition("/")[0]:
+    if not parts or name.startswith("/") or ".." in parts or "\\" in name or ":" in parts[0]:
         raise data_error(path, "names inside the archive", f"{name!r}", REMEDY)
+    return "/".join(parts)

@@ -4,22 +4,25 @@ The only place in hmoe that opens a connection, and only `hmoe fetch` comes here
 """
 
 import hashlib
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from urllib.error import URLError
+from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from hmoe.data.archives import PACKINGS, members, read_packed
 from hmoe.data.known import KnownFile, KnownSet
 from hmoe.errors import DataError
+from hmoe.files import write_atomically
 
 _CHUNK = 2**16
 _TIMEOUT_S = 30
 # A packing of what hardly packs adds a little; beyond this a download is not what it should be.
 _SLACK = 2**16
+_AGAIN = "Try again, or put the file there yourself."
 
 Show = Callable[[str, int, int], None]
 
@@ -35,17 +38,17 @@ def fetch(known: KnownSet, root: Path, *, show: Show) -> list[Path]:
         show: called with a file's name, bytes that came, and bytes that are expected.
 
     Raises:
-        DataError: no address is known, the address does not answer, or what came is not what was
-            published. A file of that name that is there and wrong is told, never overwritten.
+        DataError: no address is known, the address does not answer, what came is not what was
+            published, or it cannot be written. A file of that name that is there and wrong is
+            told, never overwritten.
     """
-    if not known.fetchable:
-        raise DataError(f"{known.name}: no address is known. {known.remedy()}")
     missing = [file for file in known.files if not _there(known, root, file)]
-    root.mkdir(parents=True, exist_ok=True)
+    if missing and not known.fetchable:
+        raise DataError(f"{known.name}: no address is known. {known.remedy()}")
     for file in missing:
         if file.url is not None:
             with _download(file.url, file.size + _SLACK, file.size, show) as path:
-                content = read_packed(path, most=file.size)
+                content = read_packed(path, most=file.size, remedy=f"It is of {file.url}. {_AGAIN}")
             _put(root, file, content, file.url)
     if archived := [file for file in missing if file.url is None]:
         _fetch_archive(known, root, archived, show)
@@ -53,6 +56,7 @@ def fetch(known: KnownSet, root: Path, *, show: Show) -> list[Path]:
 
 
 def _there(known: KnownSet, root: Path, file: KnownFile) -> bool:
+    """Whether a file is there, and right; raises DataError if it is wrong."""
     try:
         known.find(root, file.name)
     except DataError:
@@ -91,32 +95,43 @@ def _put(root: Path, file: KnownFile, content: bytes, origin: str) -> None:
             f"({len(content)} bytes). The address has another edition now."
         )
     path = root / PurePosixPath(file.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as aside:
-        aside.write(content)
-        aside.flush()
-        os.fsync(aside.fileno())
-    os.replace(aside.name, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror}.") from error
 
 
 @contextmanager
 def _download(url: str, most: int, expected: int, show: Show) -> Iterator[Path]:
     """Bring an address into a file that is gone afterwards, of at most so many bytes."""
-    ending = PurePosixPath(url).suffix
-    name = f"download{ending if ending in PACKINGS else ''}"
+    place = PurePosixPath(urlsplit(url).path)
+    ending = place.suffix if place.suffix in PACKINGS else ""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / name
-        try:
-            request = Request(url, headers={"User-Agent": "hmoe"})
-            with urlopen(request, timeout=_TIMEOUT_S) as answer, path.open("wb") as file:
-                come = 0
-                while chunk := answer.read(_CHUNK):
-                    come += len(chunk)
-                    if come > most:
-                        raise DataError(f"{url}: expected at most {most} bytes, found more.")
-                    file.write(chunk)
-                    show(url.rpartition("/")[2], come, expected)
-        except (URLError, OSError, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            raise DataError(f"{url}: does not answer: {reason}") from error
+        path = Path(folder) / f"download{ending}"
+        with path.open("wb") as file:
+            come = 0
+            for chunk in _chunks(url):
+                come += len(chunk)
+                if come > most:
+                    raise DataError(f"{url}: expected at most {most} bytes, found more.")
+                file.write(chunk)
+                show(place.name, come, expected)
         yield path
+
+
+def _chunks(url: str) -> Iterator[bytes]:
+    """What an address answers, piece by piece, to its end."""
+    come = 0
+    try:
+        request = Request(url, headers={"User-Agent": "hmoe"})
+        with urlopen(request, timeout=_TIMEOUT_S) as answer:
+            announced = answer.headers.get("Content-Length")
+            while chunk := answer.read(_CHUNK):
+                come += len(chunk)
+                yield chunk
+    except (OSError, HTTPException, ValueError) as error:
+        reason = error.reason if isinstance(error, URLError) else error
+        raise DataError(f"{url}: does not answer: {reason}. {_AGAIN}") from error
+    if announced is not None and come != int(announced):
+        raise DataError(f"{url}: broke off after {come} of {announced} bytes. {_AGAIN}")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hmoe.data.archives import PACKINGS, read_packed
 from hmoe.data.checks import data_error
+from hmoe.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,7 @@ class KnownSet:
     def __post_init__(self) -> None:
         for file in self.files:
             assert file.url or self.archive or self.advice, f"{file.name}: from nowhere"
+            assert not file.name.endswith(tuple(filter(None, PACKINGS))), f"{file.name}: packed"
 
     @property
     def fetchable(self) -> bool:
@@ -100,18 +102,12 @@ class KnownSet:
         """
         file = self._file(name)
         path = self.find(root, name)
-        # A plain file is as large as it is; a packed one may claim to be anything.
-        plain = path.name == file.name
-        most = path.stat().st_size if plain else file.size
-        content = read_packed(path, most=most, remedy=self.remedy())
+        if path.name == file.name and path.stat().st_size != file.size:
+            raise self._another(path, file, *_digest_on_disk(path))  # however large it is
+        content = read_packed(path, most=file.size, remedy=self.remedy())
         found = hashlib.sha256(content).hexdigest()
         if found != file.sha256:
-            raise data_error(
-                path,
-                f"sha256 {file.sha256} ({file.size} bytes)",
-                f"sha256 {found} ({len(content)} bytes)",
-                f"It is damaged, or another edition. {self.remedy()}",
-            )
+            raise self._another(path, file, found, len(content))
         return content
 
     def find(self, root: str | Path, name: str) -> Path:
@@ -134,6 +130,20 @@ class KnownSet:
         lines = sorted(f"{file.sha256}  {file.name}\n" for file in self.files)
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
+    def _another(self, path: Path, file: KnownFile, sha256: str, size: int) -> DataError:
+        return data_error(
+            path,
+            f"sha256 {file.sha256} ({file.size} bytes)",
+            f"sha256 {sha256} ({size} bytes)",
+            f"It is damaged, or another edition. {self.remedy()}",
+        )
+
     def _file(self, name: str) -> KnownFile:
         files: Mapping[str, KnownFile] = {file.name: file for file in self.files}
         return files[name]
+
+
+def _digest_on_disk(path: Path) -> tuple[str, int]:
+    """SHA-256 and size of a file, without holding it in memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()

@@ -5,7 +5,7 @@ from plotly.subplots import make_subplots
 
 from hmoe.report.numbers import p_value
 from hmoe.report.style import FAINT, INK, label, lay_out, look_of
-from hmoe.report.verdicts import PairRow, forest_panels, needed
+from hmoe.report.verdicts import PairRow, common_reference, forest_panels, needed
 from hmoe.tracking import Study
 
 _ROW_PX = 58
@@ -40,13 +40,14 @@ def forest_figure(study: Study) -> go.Figure | None:
 
 def _add_panel(figure: go.Figure, study: Study, rows: list[PairRow], panel: int) -> None:
     place = {"row": panel, "col": 1}
-    margin, reference = rows[0].margin, label(rows[0].reference)
+    margin, reference = rows[0].margin, common_reference(rows)
     ticks = []
     for i, row in enumerate(rows):
         found = row.judgement.estimate
         assert found is not None
         y, look = len(rows) - 1 - i, look_of(study, row.arm)
-        ticks.append((y, f"<b>{label(row.arm)}</b><br>{row.judgement.verdict}"))
+        beside = "" if reference else f" \u2212 {label(row.reference)}"
+        ticks.append((y, f"<b>{label(row.arm)}</b>{beside}<br>{row.judgement.verdict}"))
         figure.add_scatter(
             x=row.differences,
             y=[y - _DOTS_BELOW] * len(row.differences),
@@ -85,7 +86,8 @@ def _add_panel(figure: go.Figure, study: Study, rows: list[PairRow], panel: int)
     )
     side = "left" if rows[0].minimised else "right"
     figure.update_xaxes(
-        title_text=f"{label(rows[0].metric)}: difference to {reference} ({side} is better)",
+        title_text=f"{label(rows[0].metric)}: difference to "
+        f"{label(reference) if reference else 'the arm beside it'} ({side} is better)",
         title_font={"color": INK},
         **place,
     )

@@ -16,7 +16,7 @@ from hmoe.report.tables import (
     trials,
     value,
 )
-from hmoe.report.verdicts import PairRow, confirm_runs, cross, forest_panels
+from hmoe.report.verdicts import PairRow, common_reference, confirm_runs, cross, forest_panels
 from hmoe.tracking import Study
 
 WIDTH = 5.5  # inches, the width of a column in most templates
@@ -102,12 +102,18 @@ def _forest_panel(axes: Any, study: Study, rows: list[PairRow]) -> None:
             [inner.low, inner.high], [y, y], color=look.colour, linewidth=4, solid_capstyle="butt"
         )
         axes.errorbar(found.mean, y, xerr=half, fmt=sign, color=look.colour, capsize=3)
-    labels = [f"{plain(row.arm)}\n{row.judgement.verdict}" for row in rows]
+    reference = common_reference(rows)
+    beside = ["" if reference else f" \u2212 {plain(row.reference)}" for row in rows]
+    labels = [
+        f"{plain(row.arm)}{other}\n{row.judgement.verdict}"
+        for row, other in zip(rows, beside, strict=True)
+    ]
     axes.set_yticks(range(len(rows)), labels)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     side = "left" if rows[0].minimised else "right"
     axes.set_xlabel(
-        f"{plain(rows[0].metric)}: difference to {plain(rows[0].reference)} ({side} is better)"
+        f"{plain(rows[0].metric)}: difference to {plain(reference or 'the arm beside it')} "
+        f"({side} is better)"
     )
 
 

@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 from hmoe.report import numbers
 from hmoe.report.answer import better
 from hmoe.report.tables import Spread
-from hmoe.report.verdicts import needed
+from hmoe.report.verdicts import common_reference, needed
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -35,6 +35,7 @@ def environment(markdown: bool = False) -> Environment:
         "spread": _spread,
         "decimals": _decimals,
         "needed": needed,
+        "reference": common_reference,
         "p": numbers.p_value,
         "given": lambda x: f"{x:g}",
         "ended": _ended,

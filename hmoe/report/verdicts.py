@@ -1,10 +1,10 @@
-"""The confirmed arms in pairs with the reference, and what may be said of each pair.
+"""The confirmed arms in pairs with what they are compared with, and what may be said of each pair.
 
 Only runs made to confirm count here, on the test set: an objective "val/loss" is judged by
 "test/loss". A pair rests on the seeds that both arms completed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import comb
 
@@ -29,7 +29,7 @@ _RESAMPLES = 10_000
 
 @dataclass(frozen=True)
 class PairRow:
-    """One arm beside the reference in one metric.
+    """One arm beside another, its reference, in one metric.
 
     Attributes:
         seeds, differences: arm minus reference on the seeds that both completed.
@@ -110,17 +110,17 @@ def pair_rows(study: Study) -> list[PairRow]:
     confirmation, contract = study.confirmation, study.contract
     if confirmation is None or contract is None or not confirm_runs(study):
         return []
-    reference = str(contract.reference)
     judged = [
-        (arm, objective, _paired(study, arm, reference, objective))
+        (arm, reference, objective, _paired(study, arm, reference, objective))
         for objective in study.objectives
         if objective.metric in confirmation.margins
         for arm in _declared(study, confirmation)
+        for reference in [confirmation.against.get(arm, str(contract.reference))]
         if arm != reference and _has(study, arm, objective) and _has(study, reference, objective)
     ]
     pairs = [
         Pair(list(found.values()), confirmation.margins[objective.metric], objective.minimised)
-        for _, objective, found in judged
+        for _, _, objective, found in judged
     ]
     return [
         PairRow(
@@ -135,10 +135,16 @@ def pair_rows(study: Study) -> list[PairRow]:
             planned=confirmation.seeds,
             judgement=judgement,
         )
-        for (arm, objective, found), judgement in zip(
+        for (arm, reference, objective, found), judgement in zip(
             judged, judge(pairs, confirmation.alpha), strict=True
         )
     ]
+
+
+def common_reference(rows: Sequence[PairRow]) -> str:
+    """The one arm that all are compared with, "" if there are several."""
+    names = {row.reference for row in rows}
+    return names.pop() if len(names) == 1 else ""
 
 
 def forest_panels(study: Study) -> dict[str, list[PairRow]]:

@@ -162,16 +162,19 @@ class Search(Section):
 
 
 class Confirm(Section):
-    """How the best of each arm is compared with the contract's reference, on fresh seeds.
+    """How the best of each arm is compared with another's, on fresh seeds.
 
     Attributes:
         seeds: paired ones, the same for all arms; none was used by the search.
         margins: of objectives, the largest difference that does not matter, in their own unit.
         alpha: error rate of a verdict, over the whole family of pairs.
         arms: those that are confirmed beside the reference; None takes all.
+        against: of an arm, the one it is compared with, where that is not the contract's reference:
+            {tree_64: flat_64} compares trees of each size with a flat gate of that size.
     """
 
     seeds: int = Field(default=6, ge=2)
     margins: dict[str, Annotated[float, Field(gt=0)]] = Field(min_length=1)
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
     arms: list[str] | None = None
+    against: dict[str, str] = {}

@@ -115,6 +115,20 @@ class Sweep(Section):
                     f"confirm.arms: {arm} is not an arm.{nearest(arm, self.arms)}"
                     f" Arms: {', '.join(self.arms)}."
                 )
+        for arm, other in self.confirm.against.items():
+            for name in (arm, other):
+                if name not in self.confirmed:
+                    raise ValueError(
+                        f"confirm.against: {name} is not an arm that is confirmed."
+                        f"{nearest(name, self.confirmed)} Confirmed: {', '.join(self.confirmed)}."
+                    )
+            if arm in (other, self.contract.reference):
+                raise ValueError(
+                    f"confirm.against: {arm}={other}: compares an arm with itself"
+                    if arm == other
+                    else f"confirm.against: {arm}={other}: {arm} is the contract's reference, with "
+                    "which the others are compared"
+                )
 
     def _check_arm(self, arm: str) -> None:
         settings = self.settings(arm)

@@ -65,6 +65,7 @@ class Confirmation:
     margins: Mapping[str, float]
     alpha: float
     arms: tuple[str, ...]
+    against: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

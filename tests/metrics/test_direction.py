@@ -56,7 +56,8 @@ def test_even_load_is_better_than_uneven_by_every_load_metric(tree_name: str) ->
 def test_an_unknown_metric_is_answered_with_the_nearest(metric: str, hint: str) -> None:
     message = (
         f"objectives: '{metric}' is not a metric of the validation set. Known are "
-        "val/loss, val/bits_per_byte, val/mse, val/accuracy, val/auc, val/rmse, val/ndcg, val/load/cv/expert, "
+        "val/loss, val/bits_per_byte, val/mse, val/accuracy, val/auc, val/rmse, val/ndcg, "
+        "val/load/cv/expert, "
         "val/load/max_violation/expert, val/load/min_violation/expert, val/load/entropy/expert, "
         "val/load/effective/expert, val/load/gini/expert, val/load/dead/expert, "
         "val/load/starved/expert, val/load/dropped/expert; cv, max_violation, entropy, dead "

@@ -1,10 +1,13 @@
 """Pairs of confirmed arms, worked out by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from hmoe.report import answer
-from hmoe.report.page import html
-from hmoe.report.verdicts import confirm_runs, membership, pair_rows
+from hmoe.report.forest import forest_figure
+from hmoe.report.page import html, readme
+from hmoe.report.verdicts import common_reference, confirm_runs, membership, pair_rows
 from hmoe.tracking import Confirmation, Contract, Objective
 from tests.report.hand import BALANCE, QUALITY, make_run, make_study
 
@@ -53,6 +56,27 @@ def test_differences_are_paired_by_seed_and_taken_from_the_test_set():
     assert load.metric == "test/load/cv/expert"
     assert load.differences == pytest.approx((0, 0.01, -0.01))
     assert loss.judgement.verdict == "equivalent"
+
+
+def test_an_arm_may_be_compared_with_another_than_the_reference():
+    deep = confirming("deep", 1.0, 1.4, 2.1)
+    tree = confirming("tree", 2.01, 2.52, 2.99)
+    study = study_of(*FLAT, *tree, *deep, arms=("flat", "tree", "deep"))
+    rows = {row.arm: row for row in pair_rows(study) if row.metric == "test/loss"}
+    assert {arm: row.reference for arm, row in rows.items()} == {"tree": "flat", "deep": "flat"}
+    assert common_reference(list(rows.values())) == "flat"
+    confirmation = replace(study.confirmation, against={"deep": "tree"})
+    study = replace(study, confirmation=confirmation)
+    rows = {row.arm: row for row in pair_rows(study) if row.metric == "test/loss"}
+    assert {arm: row.reference for arm, row in rows.items()} == {"tree": "flat", "deep": "tree"}
+    assert rows["deep"].differences == pytest.approx((-1.01, -1.12, -0.89))
+    assert common_reference(list(rows.values())) == ""
+    assert "- deep, loss: better than tree (" in str(answer(study))
+    page = readme(study)
+    assert "| deep \u2212 tree | test/loss |" in page
+    assert "difference to" not in page
+    ticks = forest_figure(study).layout.yaxis.ticktext
+    assert ticks == ("<b>tree</b> \u2212 flat<br>equivalent", "<b>deep</b> \u2212 tree<br>better")
 
 
 def test_the_sentence_by_hand():

@@ -222,6 +222,30 @@ def test_an_unknown_sweep_is_answered_with_the_nearest(folder: Path) -> None:
         ("# Does", "# Do", "the first line must be the question: # Does a tree beat a flat gate?"),
         ("workers: 2", "workers: 2\ntolerance: 0.1", "Did you mean 'contract.tolerance'?"),
         ("workers: 2", "workers: 2\npruning: {first: 0.1}", "Did you mean 'search.pruning'?"),
+        (
+            "workers: 2",
+            "workers: 2\n"
+            "confirm: {margins: {val/bits_per_byte: 0.02}, arms: [grid], against: {grid: dens}}",
+            "confirm.against: dens is not an arm that is confirmed. Confirmed: flat, grid.",
+        ),
+        (
+            "workers: 2",
+            "workers: 2\n"
+            "confirm: {margins: {val/bits_per_byte: 0.02}, arms: [grid], against: {dense: grid}}",
+            "confirm.against: dense is not an arm that is confirmed. Confirmed: flat, grid.",
+        ),
+        (
+            "workers: 2",
+            "workers: 2\n"
+            "confirm: {margins: {val/bits_per_byte: 0.02}, arms: [grid], against: {grid: grid}}",
+            "confirm.against: grid=grid: compares an arm with itself",
+        ),
+        (
+            "workers: 2",
+            "workers: 2\n"
+            "confirm: {margins: {val/bits_per_byte: 0.02}, arms: [grid], against: {flat: grid}}",
+            "confirm.against: flat=grid: flat is the contract's reference",
+        ),
         ("workers: 2", "workers: [2", "hierarchy.yaml: cannot be read"),
         ("workers: 2", "workers: 2\nworkers: 3", "hierarchy.yaml: cannot be read"),
     ],
