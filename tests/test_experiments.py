@@ -16,6 +16,7 @@ from hmoe.data import KNOWN_SETS
 from hmoe.errors import ConfigError
 from hmoe.training import assemble
 from tests.made import MADE, made_sets, write_set
+from tests.made.tables import BLOCKS
 
 EXPERIMENTS = options("experiment")
 REAL = Path(os.environ.get("HMOE_DATA", CONF.parent / "../shared/data"))
@@ -33,6 +34,8 @@ def set_of(cfg: DictConfig) -> str | None:
 def small(cfg: DictConfig) -> DictConfig:
     """The same with batches that made data can fill."""
     cfg.data.batch_size = 4
+    if "blocks" in cfg.data:
+        cfg.data.blocks = list(BLOCKS)
     return cfg
 
 

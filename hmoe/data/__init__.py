@@ -18,6 +18,7 @@ from hmoe.data.pixels import PixelData
 from hmoe.data.planted import Planted
 from hmoe.data.robot_arm import RobotArm
 from hmoe.data.stdlib import Stdlib
+from hmoe.data.tables import KnownTable, TableData, Tabular
 from hmoe.data.text import Text
 from hmoe.data.tiny_shakespeare import TinyShakespeare
 from hmoe.data.wikitext2 import WikiText2
@@ -33,6 +34,7 @@ __all__ = [
     "IdxImages",
     "KnownFile",
     "KnownSet",
+    "KnownTable",
     "PixelData",
     "Planted",
     "RobotArm",
@@ -40,6 +42,8 @@ __all__ = [
     "Stdlib",
     "StepLoader",
     "StreamData",
+    "TableData",
+    "Tabular",
     "Text",
     "TinyShakespeare",
     "WikiText2",
