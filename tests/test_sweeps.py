@@ -1,6 +1,5 @@
 """sweeps/: every file loads, its arms meet its contract, and its first trials compose."""
 
-import struct
 from collections.abc import Callable
 from functools import cache
 
@@ -22,19 +21,12 @@ Planned = Callable[[str], tuple[Sweep, list[PlannedArm]]]
 
 
 @pytest.fixture(scope="module")
-def planned(tmp_path_factory: pytest.TempPathFactory) -> Planned:
-    """Sweeps with their arms matched; those that read files of the user's are given made ones."""
-    root = tmp_path_factory.mktemp("idx")
-    for part in ("train", "t10k"):
-        pixels = struct.pack(">4I", 0x803, 10, 28, 28) + bytes(10 * 28 * 28)
-        labels = struct.pack(">2I", 0x801, 10) + bytes(range(10))
-        (root / f"{part}-images-idx3-ubyte").write_bytes(pixels)
-        (root / f"{part}-labels-idx1-ubyte").write_bytes(labels)
+def planned() -> Planned:
+    """Sweeps with their arms matched; no file is read for that."""
 
     @cache
     def plan(name: str) -> tuple[Sweep, list[PlannedArm]]:
-        reads_files = "data=fashion_mnist" in load_sweep(name).overrides
-        sweep = load_sweep(name, [f"data.root={root}"] if reads_files else [])
+        sweep = load_sweep(name)
         return sweep, plan_arms(sweep)
 
     return plan

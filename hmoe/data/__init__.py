@@ -6,7 +6,9 @@ fetched but by fetching.py, when asked. Errors are those of checks.py.
 """
 
 from hmoe.data.baselines import baselines, gzip_bits_per_byte, order_n_bits_per_byte
+from hmoe.data.cifar import Cifar10, Cifar100
 from hmoe.data.digits import Digits
+from hmoe.data.fashion_mnist import FashionMnist
 from hmoe.data.gutenberg15 import Gutenberg15
 from hmoe.data.idx_images import IdxImages
 from hmoe.data.known import KnownFile, KnownSet
@@ -27,7 +29,10 @@ from hmoe.data.wikitext2 import WikiText2
 __all__ = [
     "KNOWN_SETS",
     "Batch",
+    "Cifar10",
+    "Cifar100",
     "Digits",
+    "FashionMnist",
     "Gutenberg15",
     "IdxImages",
     "KnownFile",

@@ -1,4 +1,4 @@
-"""IdxImages: images in the idx format of MNIST, such as MNIST, Fashion-MNIST, KMNIST.
+"""IdxImages: images in the idx format of MNIST, such as MNIST, KMNIST.
 
 Four files, plain or gzipped, in one folder; nothing is fetched:
 
@@ -11,15 +11,15 @@ training images and labels begin
     00000803 0000ea60 0000001c 0000001c | 00 00 00 00 ..    magic 2051, 60000 of 28 x 28
     00000801 0000ea60                   | 09 00 00 03 ..    magic 2049, 60000
 
-The magic's third byte is the type (8: unsigned byte), the fourth the number of dimensions.
-Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017; MIT licence): 60 000 + 10 000 images of ten kinds of
-clothing, 30 MB gzipped, 55 MB in memory. Format: LeCun, Cortes and Burges, the MNIST page, 1998.
+The magic's third byte is the type (8: unsigned byte), the fourth the number of dimensions. Format:
+LeCun, Cortes and Burges, the MNIST page, 1998.
 """
 
 import gzip
 import math
 import struct
 import zlib
+from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -36,58 +36,38 @@ UNSIGNED_BYTE = 8
 REMEDY = "Copy the file anew from where you have the set."
 
 
-class IdxImages(PixelData):
-    """Images of idx files: x float32 (B, pixels) in [-1, 1], y int64 (B,).
+class IdxData(PixelData):
+    """Images of four idx files, wherever they are: x float32 (B, pixels) in [-1, 1], y int64 (B,).
 
-    The t10k files are the test split; validation is taken from the training files.
-
-    Args:
-        root: folder with the four files.
-        batch_size: images a batch.
-        seed: seed of the training stream.
-        val_share: share of each class of the training files for validation.
-        class_names: what the classes are called, in order; None calls them by their numbers.
-
-    Raises:
-        ConfigError: no root, batch_size below 1 or above the training rows, a share out of (0, 1),
-            (from out_dim) not one name a class.
-        DataError: a file is missing, truncated, or not what its name says.
+    The t10k files are the test split; validation is taken from the training files. A set adds
+    `_open`, and may say in_dim and out_dim without a look into the files.
     """
 
     white = 255
 
     def __init__(
-        self,
-        *,
-        root: str | None,
-        batch_size: int,
-        seed: int,
-        val_share: float,
-        class_names: Sequence[str] | None,
+        self, *, batch_size: int, seed: int, val_share: float, class_names: Sequence[str] | None
     ) -> None:
         super().__init__(batch_size=batch_size, seed=seed)
-        self._class_names = class_names
         check_shares(val_share=val_share)
-        self._root = check_root(root, "a folder with train-images-idx3-ubyte[.gz] and its kin")
+        self._class_names = class_names
         self._val_share = val_share
+
+    @abstractmethod
+    def _open(self, name: str) -> tuple[Path, BinaryIO]:
+        """Open one of the four files: where it lies, and its content, unpacked."""
 
     @cached_property
     def in_dim(self) -> int:
         """Pixels of an image, from the header alone."""
-        path = find_idx(self._root, "train-images-idx3-ubyte")
-        with open_idx(path) as file:
+        path, file = self._open("train-images-idx3-ubyte")
+        with file:
             return math.prod(read_header(file, path, num_dims=3)[1:])
 
     @cached_property
     def out_dim(self) -> int:
         """Largest training label + 1."""
-        classes = int(self._labels("train").max()) + 1
-        if self._class_names is not None and len(self._class_names) != classes:
-            raise ConfigError(
-                f"data.class_names={list(self._class_names)}: {len(self._class_names)} names given,"
-                f" {classes} expected, one a class of {self._root}."
-            )
-        return classes
+        return int(self._labels("train").max()) + 1
 
     @property
     def label_names(self) -> dict[str, tuple[str, ...]]:
@@ -95,12 +75,16 @@ class IdxImages(PixelData):
         named = {} if self._class_names is None else {"class": tuple(self._class_names)}
         return super().label_names | named
 
+    def _read(self, name: str, num_dims: int) -> tuple[Path, np.ndarray]:
+        path, file = self._open(name)
+        with file:
+            return path, read_idx(file, path, num_dims=num_dims)
+
     def _labels(self, part: str) -> np.ndarray:
-        return read_idx(find_idx(self._root, f"{part}-labels-idx1-ubyte"), num_dims=1)
+        return self._read(f"{part}-labels-idx1-ubyte", 1)[1]
 
     def _images_of(self, part: str) -> Images:
-        path = find_idx(self._root, f"{part}-images-idx3-ubyte")
-        pixels = read_idx(path, num_dims=3)
+        path, pixels = self._read(f"{part}-images-idx3-ubyte", 3)
         labels = self._labels(part)
         if len(pixels) != len(labels):
             raise data_error(path, f"{len(labels)} images, one a label", f"{len(pixels)}", REMEDY)
@@ -120,6 +104,51 @@ class IdxImages(PixelData):
             split: Images(train.pixels[kept], train.labels[kept]) for split, kept in rows.items()
         }
         return splits | {"test": test}
+
+
+class IdxImages(IdxData):
+    """Images of idx files that you have.
+
+    Args:
+        root: folder with the four files.
+        batch_size: images a batch.
+        seed: seed of the training stream.
+        val_share: share of each class of the training files for validation.
+        class_names: what the classes are called, in order; None calls them by their numbers.
+
+    Raises:
+        ConfigError: no root, batch_size below 1 or above the training rows, a share out of (0, 1),
+            (from out_dim) not one name a class.
+        DataError: a file is missing, truncated, or not what its name says.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | None,
+        batch_size: int,
+        seed: int,
+        val_share: float,
+        class_names: Sequence[str] | None,
+    ) -> None:
+        sizes = {"batch_size": batch_size, "seed": seed, "val_share": val_share}
+        super().__init__(class_names=class_names, **sizes)
+        self._root = check_root(root, "a folder with train-images-idx3-ubyte[.gz] and its kin")
+
+    @cached_property
+    def out_dim(self) -> int:
+        """Largest training label + 1."""
+        classes = super().out_dim
+        if self._class_names is not None and len(self._class_names) != classes:
+            raise ConfigError(
+                f"data.class_names={list(self._class_names)}: {len(self._class_names)} names given,"
+                f" {classes} expected, one a class of {self._root}."
+            )
+        return classes
+
+    def _open(self, name: str) -> tuple[Path, BinaryIO]:
+        path = find_idx(self._root, name)
+        return path, open_idx(path)
 
 
 def find_idx(root: Path, name: str) -> Path:
@@ -157,15 +186,14 @@ def read_header(file: BinaryIO, path: Path, *, num_dims: int) -> tuple[int, ...]
     return tuple(dims)
 
 
-def read_idx(path: Path, *, num_dims: int) -> np.ndarray:
+def read_idx(file: BinaryIO, path: Path, *, num_dims: int) -> np.ndarray:
     """Read an idx file of unsigned bytes: uint8, shape as in the header.
 
     Raises:
         DataError: as `read_header`, or the bytes are not as many as the header says.
     """
-    with open_idx(path) as file:
-        dims = read_header(file, path, num_dims=num_dims)
-        body = _read(file, path, -1)
+    dims = read_header(file, path, num_dims=num_dims)
+    body = _read(file, path, -1)
     if len(body) != math.prod(dims):
         expected = f"{math.prod(dims)} bytes after the header (dimensions {list(dims)})"
         raise data_error(path, expected, f"{len(body)}", REMEDY)

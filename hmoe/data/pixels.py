@@ -1,4 +1,4 @@
-"""What the sets of small grey images share: pixels become vectors in [-1, 1], labels classes.
+"""What the sets of small images share: pixels become vectors in [-1, 1], labels classes.
 
 A set says where its pixels come from (`_load`); `RowData` makes batches of them. Pixels stay
 uint8 in memory, a quarter of the size, and are scaled batch by batch. [-1, 1] and not [0, 1]
@@ -6,9 +6,11 @@ because the usual initialisations expect features of about unit size on both sid
 """
 
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from hmoe.data.loader import Batch, Split
@@ -66,3 +68,18 @@ def stratified_split(labels: np.ndarray, shares: dict[Split, float]) -> dict[Spl
             start = end
         parts["train"].append(rows[start:])
     return {split: np.sort(np.concatenate(rows)) for split, rows in parts.items()}
+
+
+def superclasses(
+    splits: Mapping[Split, Images], members: Mapping[str, Sequence[str]], classes: Sequence[str]
+) -> dict[Split, Tensor]:
+    """Return for every image of every split the number of its superclass, int64 (rows, 1).
+
+    Args:
+        splits: the images.
+        members: superclass -> names of its classes; each class has one.
+        classes: names of the classes, in order.
+    """
+    number = {name: place for place, names in enumerate(members.values()) for name in names}
+    above_C = torch.tensor([number[name] for name in classes])
+    return {name: above_C[torch.from_numpy(split.labels), None] for name, split in splits.items()}

@@ -133,7 +133,9 @@ def observe(
             for watch, routing in zip(watches.values(), routings, strict=True):
                 watch.add(routing)
             for label, value_T in run.data.labels(batch).items():
-                labels[label].append(value_T)
+                # What is known of a picture is known of all its patches.
+                patches = len(batch["x"]) * run.tokens_per_row // len(value_T)
+                labels[label].append(value_T.repeat_interleave(patches))
             show()
     return Observation(
         loss=total / num_items,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from hmoe.data import Batch, SplitLoader, StreamData
 from hmoe.errors import ConfigError, DataError, nearest
 from hmoe.layer import HMoE, Routing
+from hmoe.models import Vit
 from hmoe.training import CONFIG, Parts, Task, assemble, mean_of, whole
 
 SPLITS = ("val", "test")
@@ -84,8 +85,10 @@ class TrainedRun:
 
     @property
     def tokens_per_row(self) -> int:
-        """Tokens that one row of the data has: the bytes of a window, or one."""
-        return self.data.context if self.data.input_kind == "tokens" else 1
+        """Tokens of a row of the data: the bytes of a window, the patches of a picture, or one."""
+        if self.data.input_kind == "tokens":
+            return self.data.context
+        return self.model.num_patches if isinstance(self.model, Vit) else 1
 
     def answer(self, batch: Batch) -> tuple[Tensor, list[Routing]]:
         """The loss of the model on a batch, and the routing of every mixture layer."""

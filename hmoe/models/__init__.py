@@ -8,6 +8,7 @@ from hmoe.models.mlp import ResidualMlp
 from hmoe.models.multi_task import MultiTask
 from hmoe.models.recommender import Recommender
 from hmoe.models.transformer import Transformer
+from hmoe.models.vit import Vit
 
 __all__ = [
     "Blend",
@@ -18,6 +19,7 @@ __all__ = [
     "Recommender",
     "ResidualMlp",
     "Transformer",
+    "Vit",
     "cost",
     "description",
 ]

@@ -6,7 +6,8 @@ Conventions: an active parameter is one that a token may meet, so all parameters
 the experts that were not chosen, and of the nodes that a lazy descent does not look at. A
 multiply-add is 2 FLOPs; norms, softmax and activations are left out; attention is counted without
 the saving of the causal mask. A token meets every expert of a `SoftMoE`, since every slot reads
-some of it.
+some of it. In a `Vit` patches are what experts meet: active parameters and experts per token are of
+a patch, FLOPs of a picture with all its patches, since pictures are what a step counts.
 """
 
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from hmoe.layer.scorers import Hash
 from hmoe.models.dense import Dense
 from hmoe.models.mixture import Mixture
 from hmoe.models.transformer import Attention
+from hmoe.models.vit import Vit
 
 _MANY = 4096  # made-up tokens, where a mean must be taken
 
@@ -93,6 +95,9 @@ def cost(model: nn.Module) -> Cost:
         elif isinstance(module, Attention):
             # Scores and weighted sum over `context` positions.
             flops += 4 * module.context * module.out.in_features
+    if isinstance(model, Vit):  # all but the head is done for every patch
+        head = 2 * model.head.weight.numel()
+        flops = head + model.num_patches * (flops - head)
     return Cost(params, params - idle, gate_params, flops, num_mixtures, rows)
 
 

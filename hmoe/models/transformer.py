@@ -54,19 +54,18 @@ class Transformer(nn.Module):
             raise ConfigError(
                 f"model.dim = {dim}: must be a multiple of 2 * model.num_heads = {2 * num_heads}."
             )
-        strangers = sorted(set(ffn_blocks) - set(range(depth)))
-        if strangers or not ffn_blocks:
-            raise ConfigError(
-                f"model.ffn_blocks = {list(ffn_blocks)}: name one or more of the blocks 0 to "
-                f"{depth - 1}."
-            )
         self.context = context
         self.embed = nn.Embedding(in_dim, dim)
-        self.blocks = nn.ModuleList()
-        for i in range(depth):
-            with own_stream():  # the rest starts the same, whatever these are
-                inner = (ffn if i in ffn_blocks else plain_ffn)(dim=dim)
-            self.blocks.append(Block(dim=dim, num_heads=num_heads, context=context, ffn=inner))
+        self.blocks = Blocks(
+            dim=dim,
+            depth=depth,
+            num_heads=num_heads,
+            context=context,
+            causal=True,
+            ffn=ffn,
+            ffn_blocks=ffn_blocks,
+            plain_ffn=plain_ffn,
+        )
         self.norm = nn.RMSNorm(dim)
         self.head = nn.Linear(dim, out_dim, bias=False)
         nn.init.normal_(self.embed.weight, std=0.02)
@@ -79,44 +78,84 @@ class Transformer(nn.Module):
                 f"model.context = {self.context}: the data give windows of {token_BS.shape[-1]} "
                 "positions. Leave it at data.context."
             )
-        x_BSD = self.embed(token_BS)
+        x_BSD, routings = self.blocks(self.embed(token_BS), token_BS)
+        return self.head(self.norm(x_BSD)), routings
+
+
+class Blocks(nn.ModuleList):
+    """Blocks one after the other; the chosen ones hold `ffn`, all others `plain_ffn`.
+
+    Raises:
+        ConfigError: no block is chosen, or one that does not exist.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        context: int,
+        causal: bool,
+        ffn: Callable[..., nn.Module],
+        ffn_blocks: Sequence[int],
+        plain_ffn: Callable[..., nn.Module],
+    ) -> None:
+        super().__init__()
+        strangers = sorted(set(ffn_blocks) - set(range(depth)))
+        if strangers or not ffn_blocks:
+            raise ConfigError(
+                f"model.ffn_blocks = {list(ffn_blocks)}: name one or more of the blocks 0 to "
+                f"{depth - 1}."
+            )
+        for i in range(depth):
+            with own_stream():  # the rest starts the same, whatever these are
+                inner = (ffn if i in ffn_blocks else plain_ffn)(dim=dim)
+            sizes = {"dim": dim, "num_heads": num_heads, "context": context}
+            self.append(Block(causal=causal, ffn=inner, **sizes))
+
+    def forward(self, x_BSD: Tensor, token_BS: Tensor | None) -> tuple[Tensor, list[Routing]]:
+        """Return what the last block says, and the routing of every mixture, in order."""
         routings = []
-        for block in self.blocks:
+        for block in self:
             x_BSD, routing = block(x_BSD, token_BS)
             routings.append(routing)
-        return self.head(self.norm(x_BSD)), [r for r in routings if r is not None]
+        return x_BSD, [r for r in routings if r is not None]
 
 
 class Block(nn.Module):
     """x + attention(norm(x)), then x + ffn(norm(x))."""
 
-    def __init__(self, *, dim: int, num_heads: int, context: int, ffn: nn.Module) -> None:
+    def __init__(
+        self, *, dim: int, num_heads: int, context: int, causal: bool, ffn: nn.Module
+    ) -> None:
         super().__init__()
         self.attention_norm = nn.RMSNorm(dim)
-        self.attention = Attention(dim=dim, num_heads=num_heads, context=context)
+        self.attention = Attention(dim=dim, num_heads=num_heads, context=context, causal=causal)
         self.ffn_norm = nn.RMSNorm(dim)
         self.ffn = ffn
 
-    def forward(self, x_BSD: Tensor, token_BS: Tensor) -> tuple[Tensor, Routing | None]:
+    def forward(self, x_BSD: Tensor, token_BS: Tensor | None) -> tuple[Tensor, Routing | None]:
         x_BSD = x_BSD + self.attention(self.attention_norm(x_BSD))
         y_BSD, routing = self.ffn(self.ffn_norm(x_BSD), token_BS)
         return x_BSD + y_BSD, routing
 
 
 class Attention(nn.Module):
-    """Causal attention with rotary positions."""
+    """Attention: causal with rotary positions, or of a set, to which all places are alike."""
 
-    def __init__(self, *, dim: int, num_heads: int, context: int) -> None:
+    def __init__(self, *, dim: int, num_heads: int, context: int, causal: bool) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.context = context
+        self.causal = causal
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
 
     def forward(self, x_BSD: Tensor) -> Tensor:
         qkv = self.qkv(x_BSD).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        query, key = rotate(qkv[:2]).unbind(0)
-        y = F.scaled_dot_product_attention(query, key, qkv[2], is_causal=True)
+        query, key = (rotate(qkv[:2]) if self.causal else qkv[:2]).unbind(0)
+        y = F.scaled_dot_product_attention(query, key, qkv[2], is_causal=self.causal)
         return self.out(y.transpose(1, 2).flatten(-2))
 
 

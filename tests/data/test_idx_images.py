@@ -1,7 +1,6 @@
 """IdxImages: a set of 2 x 2 images written byte by byte, everything that may be wrong with one."""
 
 import gzip
-import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -166,20 +165,3 @@ def test_a_root_is_required_and_must_exist(tmp_path: Path) -> None:
 def test_a_share_of_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.val_share=1: must be"):
         make(tmp_path, val_share=1)
-
-
-REPOSITORY = Path(__file__).parents[2]
-FASHION = Path(os.environ.get("HMOE_DATA", REPOSITORY / "../shared/data")) / "fashion_mnist"
-
-
-@pytest.mark.skipif(not FASHION.is_dir(), reason="needs Fashion-MNIST below $HMOE_DATA")
-def test_fashion_mnist_is_read_and_labelled_right() -> None:
-    data = make(FASHION, batch_size=10_000, val_share=0.1)
-    assert (data.in_dim, data.out_dim) == (784, 10)
-    train, (val,), (test,) = data.train_batch(0), data.val_dataloader(), data.test_dataloader()
-    assert (len(val["y"]), len(test["y"])) == (6000, 10_000)
-    assert test["y"].bincount().tolist() == [1000] * 10
-    assert test["y"][:6].tolist() == [9, 2, 1, 1, 6, 1]  # ankle boot, pullover, trouser, ...
-    # Nearest class mean is right on two images in three; by chance it would be on one in ten.
-    means = torch.stack([train["x"][train["y"] == label].mean(0) for label in range(10)])
-    assert (torch.cdist(test["x"], means).argmin(1) == test["y"]).float().mean() > 0.6

@@ -342,3 +342,16 @@ def test_any_organisation_can_be_inspected(changes: tuple[str, ...], tmp_path: P
         assert len(layer.choice_T) == 100
     record.save(tmp_path / "inspection")
     assert len(Inspection.load(tmp_path / "inspection").layers) == len(record.layers)
+
+
+def test_what_is_known_of_a_picture_is_known_of_its_patches(tmp_path: Path) -> None:
+    """Digits of 8 x 8 in four patches: a class and a choice of experts a patch."""
+    vit = ("model=vit", "model.patch=4", "model.depth=1", "model.ffn_blocks=[0]")
+    train_in(tmp_path / "vit", *vit, "model.num_heads=2", "trainer.max_steps=2")
+    run = load_run(tmp_path / "vit")
+    assert run.tokens_per_row == 4
+    batches = run.pass_over("val", 40)
+    seen = observe(run, batches)
+    classes = torch.cat([batch["y"] for batch in batches])
+    assert torch.equal(seen.labels["class"], classes.repeat_interleave(4))
+    assert seen.num_tokens == 4 * len(classes)

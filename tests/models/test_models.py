@@ -75,7 +75,7 @@ def naive_attention(attention: Attention, x_SD: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def test_attention_is_the_naive_one() -> None:
-    attention = Attention(dim=16, num_heads=2, context=7)
+    attention = Attention(dim=16, num_heads=2, context=7, causal=True)
     x = torch.randn(2, 7, 16)
     expected = torch.stack([naive_attention(attention, rows) for rows in x])
     torch.testing.assert_close(attention(x), expected)
