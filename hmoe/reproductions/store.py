@@ -80,7 +80,7 @@ def read_result(reproduction: Reproduction, folder: Path) -> dict[str, Any]:
         found = json.loads(file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ConfigError(f"{file}: damaged ({error}). Restore it, or run it again.") from error
-    if not isinstance(found, dict) or not _PARTS <= found.keys():
+    if not isinstance(found, dict) or not found.keys() >= _PARTS:
         raise ConfigError(f"{file}: no result of hmoe reproduce. Restore it, or run it again.")
     return found
 
