@@ -24,7 +24,7 @@ Curvature = Literal["exact", "bound"]
 _STEPS = {"exact": newton_step, "bound": bound_step}
 # An expert with less than this many rows in all keeps the variance that it has.
 _LEAST_ROWS = 1e-6
-_ARRIVED = 1e-6
+_ARRIVED = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
