@@ -17,6 +17,7 @@ from hmoe.data.planted import Planted
 from hmoe.data.robot_arm import RobotArm
 from hmoe.data.stdlib import Stdlib
 from hmoe.data.text import Text
+from hmoe.data.vowels import Vowels
 
 __all__ = [
     "KNOWN_SETS",
@@ -34,6 +35,7 @@ __all__ = [
     "StepLoader",
     "StreamData",
     "Text",
+    "Vowels",
     "baselines",
     "gzip_bits_per_byte",
     "order_n_bits_per_byte",
