@@ -30,7 +30,7 @@ _FILE = "pb52.csv"
 
 
 class Vowels(RowData):
-    """Formants of vowels: x float32 (B, features), y int64 (B,), the place of the vowel in `vowels`.
+    """Formants of vowels: x float32 (B, features), y int64 (B,), a vowel's place in `vowels`.
 
     Speakers are split, not rows: 40 to train on, 10 for validation, 25 to test, one is left out.
     Features are standardised with the means and deviations of the training rows.
@@ -95,7 +95,7 @@ def read_vowels(
 
 
 def split_speakers(speaker: np.ndarray, *counts: int) -> list[np.ndarray]:
-    """Whether a row is of the first so many speakers of one drawn order, of the next so many, ..."""
+    """Whether a row is of the first so many speakers in one drawn order, the next so many, ..."""
     order = np.random.RandomState(SPLIT_SEED).permutation(np.unique(speaker))  # NEP 19: for good
     ends = np.cumsum(counts)
     return [
@@ -110,6 +110,4 @@ def _check(name: str, given: Sequence[str], known: Sequence[str], *, least: int)
                 f"data.{name} = {value}: must be of {', '.join(known)}.{nearest(str(value), known)}"
             )
     if len(given) < least or len(set(given)) < len(given):
-        raise ConfigError(
-            f"data.{name} = {list(given)}: needs {least} or more, none of them twice."
-        )
+        raise ConfigError(f"data.{name} = {list(given)}: needs {least} or more, none twice.")

@@ -61,9 +61,7 @@ def cells(size: Size, seeds: int) -> list[Cell]:
         raise ConfigError(f"seeds = {seeds}: an interval needs at least 2.")
     few = max(2, seeds // 5)
     return [
-        Cell(arm, seed)
-        for seed in range(seeds)
-        for arm in (*MAIN, *(ASIDE if seed < few else ()))
+        Cell(arm, seed) for seed in range(seeds) for arm in (*MAIN, *(ASIDE if seed < few else ()))
     ]
 
 

@@ -1,7 +1,8 @@
 """All reproductions, in the order of their years."""
 
+from hmoe.reproductions.jacobs_1991_vowels import VOWELS_1991
 from hmoe.reproductions.jordan_jacobs_1994_arm import ARM
 from hmoe.reproductions.jordan_jacobs_1994_trees import TREES
 from hmoe.reproductions.record import Reproduction
 
-REPRODUCTIONS: dict[str, Reproduction] = {r.name: r for r in (ARM, TREES)}
+REPRODUCTIONS: dict[str, Reproduction] = {r.name: r for r in (VOWELS_1991, ARM, TREES)}
