@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -45,6 +46,7 @@ def reproduce(words: Sequence[str], *, check: bool) -> int:
     for reproduction in chosen:  # what is missing is told before any work starts
         _find_sets(reproduction, Path(options["root"]))
     given = [word for word in words if "=" in word]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # answered as Ctrl-C is
     for reproduction in chosen:
         _run(reproduction, options, shlex.join(["hmoe", "reproduce", reproduction.name, *given]))
     return 0
@@ -91,9 +93,14 @@ def _check(chosen: Sequence["Reproduction"], out: Path) -> int:
 
     drifted = 0
     for reproduction in chosen:
-        found = drift(reproduction, out / reproduction.name)
+        folder = out / reproduction.name
+        try:
+            found, stored = drift(reproduction, folder), read_result(reproduction, folder)
+        except ConfigError as error:  # of several, the others are looked at
+            print(f"{reproduction.name}: {error}")
+            drifted += 1
+            continue
         drifted += bool(found)
-        stored = read_result(reproduction, out / reproduction.name)
         print(f"{reproduction.name}: {stored['verdict']}{', DRIFTED' if found else ', as stored'}")
         for line in found:
             print(f"  {line}")
@@ -106,8 +113,11 @@ def _options(overrides: Sequence[str]) -> dict[str, Any]:
     options = plain_values(overrides, _KNOWN)
     for name in ("seeds", "workers"):
         value = options[name]
-        if value is not None and (not isinstance(value, int) or value < 1):
+        if value is not None and (type(value) is not int or value < 1):
             raise ConfigError(f"{name} = {value}: expected a whole number of at least 1.")
+    for name in ("root", "runs", "out"):
+        if not isinstance(options[name], str):
+            raise ConfigError(f"{name} = {options[name]}: expected a folder.")
     if options["size"] not in get_args(Size):
         raise ConfigError(
             f"size = {options['size']}: expected one of {', '.join(get_args(Size))}."

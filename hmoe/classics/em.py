@@ -14,14 +14,17 @@ import torch
 from torch import Tensor
 
 from hmoe.classics.hme import Hme, posteriors
-from hmoe.classics.irls import least_squares, newton_step
-from hmoe.errors import ConfigError
+from hmoe.classics.irls import bound_step, least_squares, newton_step
+from hmoe.errors import ConfigError, nearest
 from hmoe.layer.tree import Tree
 from hmoe.layer.tree_ops import at_experts
 
 Variance = Literal["expert", "shared"]
+Curvature = Literal["exact", "bound"]
+_STEPS = {"exact": newton_step, "bound": bound_step}
 # An expert with less than this many rows in all keeps the variance that it has.
 _LEAST_ROWS = 1e-6
+_ARRIVED = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,18 +33,21 @@ class EmOptions:
 
     Args:
         epochs: EM steps, each over all rows.
-        newton_steps: IRLS steps of every gate in an M-step.
+        newton_steps: IRLS steps of every gate in an M-step, at most.
+        curvature: what such a step divides by: "exact", as in the paper, or a "bound" of it, which
+            costs less a step and takes many more of them.
         init_std: standard deviation of the gates' first weights.
         variance: "expert" gives every expert its own, "shared" one to all.
         min_variance: bound from below; without one the likelihood has no maximum, since an expert
             that explains a few rows exactly could have any density there.
 
     Raises:
-        ConfigError: a count below 1, or a number that is not above 0.
+        ConfigError: a count below 1, a number that is not above 0, an unknown curvature.
     """
 
     epochs: int
     newton_steps: int
+    curvature: Curvature
     init_std: float
     variance: Variance
     min_variance: float
@@ -53,6 +59,11 @@ class EmOptions:
         for name in ("init_std", "min_variance"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"em.{name} = {getattr(self, name)}: must be a number above 0.")
+        if self.curvature not in _STEPS:
+            raise ConfigError(
+                f"em.curvature = {self.curvature}: must be one of {', '.join(_STEPS)}."
+                f"{nearest(str(self.curvature), _STEPS)}"
+            )
 
 
 def start(
@@ -82,21 +93,24 @@ def em_step(model: Hme, x_TC: Tensor, y_TO: Tensor, options: EmOptions) -> Hme:
     fitted = replace(model, expert_ECO=expert_ECO)
     return replace(
         fitted,
-        gate_NC=fit_gates(model, x_TC, h_TN, options.newton_steps),
+        gate_NC=fit_gates(model, x_TC, h_TN, options),
         variance_EO=_variances(fitted, x_TC, y_TO, h_TE, options),
     )
 
 
-def fit_gates(model: Hme, x_TC: Tensor, h_TN: Tensor, newton_steps: int) -> Tensor:
-    """Some steps of IRLS for the gate of every sibling group, from where it stands; (N, C)."""
-    blocks = []
+def fit_gates(model: Hme, x_TC: Tensor, h_TN: Tensor, options: EmOptions) -> Tensor:
+    """Some steps of the fit of every sibling group's gate, from where it stands; (N, C)."""
+    step, blocks = _STEPS[options.curvature], []
     # Groups of one size lie side by side in node order and are fitted together.
     for block in (b for level in model.tree.blocks for b in level):
         nodes, shape = slice(block.start, block.stop), (block.num_groups, block.size)
         weight_GbC = model.gate_NC[nodes].unflatten(0, shape)
-        target_TGb = h_TN[:, nodes].unflatten(1, shape)
-        for _ in range(newton_steps):
-            weight_GbC = newton_step(x_TC, target_TGb, weight_GbC)
+        target_bGT = h_TN[:, nodes].T.unflatten(0, shape).transpose(0, 1).contiguous()
+        for _ in range(options.newton_steps):
+            before_GbC, weight_GbC = weight_GbC, step(x_TC, target_bGT, weight_GbC)
+            # Steps converge quadratically: after one as small as this nothing is left to do.
+            if torch.allclose(weight_GbC, before_GbC, rtol=_ARRIVED, atol=_ARRIVED):
+                break
         blocks.append(weight_GbC.flatten(0, 1))
     return torch.cat(blocks)
 

@@ -24,6 +24,7 @@ from hmoe.data.tables import KnownTable, TableData, Tabular
 from hmoe.data.text import Text
 from hmoe.data.tiny_shakespeare import TinyShakespeare
 from hmoe.data.udhr import Udhr
+from hmoe.data.vowels import Vowels
 from hmoe.data.wikitext2 import WikiText2
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "Text",
     "TinyShakespeare",
     "Udhr",
+    "Vowels",
     "WikiText2",
     "baselines",
     "gzip_bits_per_byte",

@@ -1,25 +1,38 @@
 """Measure the cells of a reproduction: side by side, and again only those that are missing.
 
 Every cell leaves its numbers in a file of its own. Stop it in any way and start it again with the
-same command: it goes on where it was.
+same command: it goes on where it was. The processes that measure end with the one that asked.
 """
 
 import json
 import multiprocessing
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from hmoe.errors import HmoeError
 from hmoe.files import write_atomically
-from hmoe.reproductions.record import Cell, Measured, Place, Reproduction, Size
+from hmoe.reproductions.record import Cell, Measured, Place, Reproduction, Size, Values
+from hmoe.training import provenance
 
 VALUES = "values.json"
 DECLARED = "declared.json"
+FAILURE = "failure.txt"
+_KEPT = "What the other cells measured is kept; the same command goes on with the rest."
+
+
+class CellError(HmoeError):
+    """A cell that could not be measured."""
 
 
 def measure_all(
@@ -42,6 +55,9 @@ def measure_all(
         seeds: seeds of an arm.
         workers: processes side by side, each with one thread ("gpu": one with all).
         show: called with a cell, and how many are done of how many.
+
+    Raises:
+        CellError: a cell failed, or its process was killed; the others keep their numbers.
     """
     cells = reproduction.cells(size, seeds)
     folder.mkdir(parents=True, exist_ok=True)
@@ -86,18 +102,45 @@ def _measure(
     show: Callable[[str, int, int], None],
 ) -> None:
     threads = 1 if size == "cpu" else max(1, os.cpu_count() or 1)
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # read by libraries when a worker loads them
+    commit = _commit()
+    with _threads_of_children(threads), _pool(workers, threads) as pool:
+        futures = {
+            pool.submit(
+                _one, reproduction.measure, cell, Place(root, folder / cell.place, size), commit
+            ): cell
+            for cell in missing
+        }
+        for done, future in enumerate(as_completed(futures), total - len(missing) + 1):
+            cell = futures[future]
+            try:
+                future.result()
+            except BrokenProcessPool as error:
+                raise CellError(
+                    "the process of a cell was killed, perhaps for want of memory; workers=1 needs "
+                    f"less. {_KEPT}"
+                ) from error
+            except Exception as error:
+                raise CellError(
+                    f"cell {cell.place}: {type(error).__name__}: {error} The traceback is in "
+                    f"{folder / cell.place / FAILURE}. {_KEPT}"
+                ) from error
+            show(cell.place, done, total)
+
+
+def _commit() -> str | None:
+    """The commit of the code, with a plus where it has changes."""
+    at = provenance()
+    return at["git_commit"] and at["git_commit"] + "+" * bool(at["git_dirty"])
+
+
+@contextmanager
+def _pool(workers: int, threads: int) -> Iterator[ProcessPoolExecutor]:
+    """Some processes; at the end none is left, nor waited for."""
     # A fresh interpreter a worker: nothing of this process, not its threads either, goes along.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(threads,))
     try:
-        futures = {
-            pool.submit(_one, reproduction.name, cell, Place(root, folder / cell.place, size)): cell
-            for cell in missing
-        }
-        for done, future in enumerate(as_completed(futures), total - len(missing) + 1):
-            future.result()
-            show(futures[future].place, done, total)
+        yield pool
     finally:
         # Without this an error would wait for all the other cells.
         for process in list((pool._processes or {}).values()):
@@ -105,26 +148,56 @@ def _measure(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+@contextmanager
+def _threads_of_children(threads: int) -> Iterator[None]:
+    """Within it, processes that start are told by their surroundings how many threads to use."""
+    name = "OMP_NUM_THREADS"  # read by libraries when a worker loads them
+    before = os.environ.get(name)
+    os.environ[name] = str(threads)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
 def _start(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the rest
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _one(name: str, cell: Cell, place: Place) -> None:
-    from hmoe.reproductions.registry import REPRODUCTIONS
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would finish what is queued, and then wait for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
+
+def _one(
+    measure: Callable[[Cell, Place], Values], cell: Cell, place: Place, commit: str | None
+) -> None:
     place.folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    values = REPRODUCTIONS[name].measure(cell, place)
-    seconds = time.perf_counter() - started
-    said = {"values": dict(values), "seconds": seconds}
-    write_atomically(place.folder / VALUES, json.dumps(said))
+    try:
+        values = dict(measure(cell, place))
+        seconds = time.perf_counter() - started
+        said = json.dumps({"values": values, "seconds": seconds, "commit": commit})
+    except Exception:
+        write_atomically(place.folder / FAILURE, traceback.format_exc())
+        raise
+    write_atomically(place.folder / VALUES, said)
+    (place.folder / FAILURE).unlink(missing_ok=True)
 
 
 def _read(folder: Path, cell: Cell) -> Measured:
     said = json.loads((folder / cell.place / VALUES).read_text(encoding="utf-8"))
-    return Measured(cell, said["values"], said["seconds"])
+    return Measured(cell, said["values"], said["seconds"], said.get("commit"))
 
 
 def fingerprint(measured: Sequence[Measured]) -> str:

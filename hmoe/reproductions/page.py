@@ -35,6 +35,8 @@ def _lines(reproduction: Reproduction, result: Mapping[str, Any]) -> Iterator[st
     yield from (f"## Criteria, written down {when}, before the first run", "")
     if result["declared_criteria"] != result["criteria"]:
         yield from ("**They were changed since: the verdict is not of what was declared.**", "")
+        yield "Declared was:"
+        yield from ("", *(_declared(plain) for plain in result["declared_criteria"]), "")
     yield from ("| criterion | asked | found | holds | decides |", "|---|--:|--:|---|---|")
     for criterion in reproduction.criteria:
         yield _criterion(criterion, figures)
@@ -52,6 +54,9 @@ def _lines(reproduction: Reproduction, result: Mapping[str, Any]) -> Iterator[st
     yield f"- at: {result['at']}, on {result['hardware']}"
     dirty = ", with changes that were not committed" if result["git_dirty"] else ""
     yield f"- git commit: {(result['git_commit'] or 'unknown')[:12]}{dirty}"
+    measured_at = [short(commit) for commit in result.get("measured_at", ())]
+    if measured_at and measured_at != [short(result["git_commit"] or "")]:
+        yield f"- cells were measured at: {', '.join(measured_at)} (+: with changes)"
     yield "- versions: " + ", ".join(f"{k} {v}" for k, v in result["versions"].items())
     again = f"hmoe reproduce {reproduction.name} --check"
     yield f"- every number: result.json; `{again}` judges them anew"
@@ -62,13 +67,26 @@ def _criterion(criterion: Criterion, figures: Mapping[str, Figure]) -> str:
     found = NOTHING if figure is None else _text(figure.value, 3)
     held = "yes" if criterion.holds(figures) else "**no**"
     decides = {"claim": "the claim", "shape": "claim and shape", "aside": "nothing"}[criterion.role]
-    asked = {
-        (True, True): "",
-        (True, False): f"≤ {criterion.high:g}",
-        (False, True): f"≥ {criterion.low:g}",
-        (False, False): f"{criterion.low:g} to {criterion.high:g}",
-    }[criterion.low == -inf, criterion.high == inf]
+    asked = _asked(criterion.low, criterion.high)
     return f"| {criterion.says} | {asked} | {found} | {held} | {decides} |"
+
+
+def _declared(plain: Mapping[str, Any]) -> str:
+    """A criterion as it was declared; infinities are stored as null."""
+    low = -inf if plain["low"] is None else plain["low"]
+    high = inf if plain["high"] is None else plain["high"]
+    return f"- {plain['says']}: {_asked(low, high)} ({plain['role']})"
+
+
+def _asked(low: float, high: float) -> str:
+    if low == -inf:
+        return f"≤ {high:g}"
+    return f"≥ {low:g}" if high == inf else f"{low:g} to {high:g}"
+
+
+def short(commit: str) -> str:
+    """The first twelve digits of a commit, and the plus of one with changes."""
+    return commit[:12] + "+" * commit.endswith("+")
 
 
 def shown(figure: Figure | None, digits: int) -> str:

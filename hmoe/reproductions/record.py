@@ -50,11 +50,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Measured:
-    """What came of a cell, and the seconds it took."""
+    """What came of a cell, the seconds it took, and the commit of the code that measured it."""
 
     cell: Cell
     values: Values
     seconds: float
+    commit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,8 @@ class Criterion:
     Attributes:
         figure: its name among the figures; one that is missing or no number fails.
         says: the same in words.
-        role: all of "claim" and "shape" must hold to be reproduced, those of "shape" to be so in
-            shape; an "aside" is told and decides nothing.
+        role: all of "claim" and "shape" must hold to be reproduced, those of "shape", of which
+            there must be one, to be so in shape; an "aside" is told and decides nothing.
     """
 
     figure: str
@@ -101,6 +102,9 @@ class Criterion:
     role: Role
     low: float = -inf
     high: float = inf
+
+    def __post_init__(self) -> None:
+        assert self.low > -inf or self.high < inf, f"{self.figure}: a criterion that cannot fail"
 
     def holds(self, figures: Figures) -> bool:
         """Whether the criterion is met."""
@@ -156,11 +160,16 @@ class Reproduction:
     draw: Callable[[Sequence[Measured], Path], None] | None = None
     notes: Callable[[Figures], Sequence[str]] = field(default=lambda figures: ())
 
+    def __post_init__(self) -> None:
+        assert any(c.role == "claim" for c in self.criteria), f"{self.name}: nothing is claimed"
+
     def verdict(self, figures: Figures) -> Verdict:
         """What the criteria make of the figures."""
-        held = {role: True for role in ("claim", "shape", "aside")}
-        for criterion in self.criteria:
-            held[criterion.role] &= criterion.holds(figures)
-        if held["claim"] and held["shape"]:
+        claim, shape = (
+            [c.holds(figures) for c in self.criteria if c.role == role]
+            for role in ("claim", "shape")
+        )
+        if all(claim) and all(shape):
             return "reproduced"
-        return "in shape only" if held["shape"] else "not reproduced"
+        # Without a criterion of shape nothing is left to hold once the claim has failed.
+        return "in shape only" if shape and all(shape) else "not reproduced"

@@ -17,6 +17,7 @@ from hmoe.training import provenance
 
 RESULT, README = "result.json", "README.md"
 _NEAR = 1e-9
+_PARTS = {"cells", "criteria", "declared_criteria", "figures", "fingerprint", "verdict"}
 
 
 def write_result(
@@ -51,6 +52,7 @@ def write_result(
         "figures": {name: asdict(figure) for name, figure in figures.items()},
         "cells": [[m.cell.arm, m.cell.seed, dict(m.values), m.seconds] for m in measured],
         "fingerprint": fingerprint(measured),
+        "measured_at": sorted({m.commit for m in measured if m.commit}),
         "command": command,
         "minutes": minutes,
         "core_minutes": sum(m.seconds for m in measured) / 60,
@@ -69,12 +71,17 @@ def read_result(reproduction: Reproduction, folder: Path) -> dict[str, Any]:
     """The stored result.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or what is there is none.
     """
     file = folder / RESULT
     if not file.is_file():
         raise ConfigError(f"{file}: nothing stored. Run it: hmoe reproduce {reproduction.name}")
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{file}: damaged ({error}). Restore it, or run it again.") from error
+    if not isinstance(found, dict) or not found.keys() >= _PARTS:
+        raise ConfigError(f"{file}: no result of hmoe reproduce. Restore it, or run it again.")
     return found
 
 
@@ -89,9 +96,8 @@ def drift(reproduction: Reproduction, folder: Path) -> list[str]:
     found = []
     if fingerprint(measured) != result["fingerprint"]:
         found.append("the numbers of the cells were changed")
-    for kind in ("criteria", "declared_criteria"):
-        if result[kind] != json.loads(json.dumps(criteria_of(reproduction))):
-            found.append(f"{kind.replace('_', ' ')} are not those of the code")
+    if result["criteria"] != json.loads(json.dumps(criteria_of(reproduction))):
+        found.append("criteria are not those of the code")
     figures = reproduction.figures(measured)
     stored = result["figures"]
     for name in sorted(figures.keys() ^ stored.keys()):
@@ -102,6 +108,8 @@ def drift(reproduction: Reproduction, folder: Path) -> list[str]:
                 found.append(f"figure {name}, {key}: stored {stored[name][key]}, now {value}")
     if (verdict := reproduction.verdict(figures)) != result["verdict"]:
         found.append(f"verdict: stored {result['verdict']}, now {verdict}")
+    if reproduction.draw is not None and not (folder / PICTURE).is_file():
+        found.append(f"{folder / PICTURE} is missing")
     page = folder / README
     if not page.is_file() or page.read_text(encoding="utf-8") != readme(reproduction, result):
         found.append(f"{page} is not what the result says")

@@ -17,7 +17,14 @@ from hmoe.layer import Tree
 from tests.cases import TREES
 from tests.classics.random_hme import random_hme, random_rows
 
-OPTIONS = EmOptions(epochs=1, newton_steps=2, init_std=0.1, variance="expert", min_variance=1e-4)
+OPTIONS = EmOptions(
+    epochs=1,
+    newton_steps=2,
+    curvature="exact",
+    init_std=0.1,
+    variance="expert",
+    min_variance=1e-4,
+)
 
 
 def generator(seed: int) -> torch.Generator:
@@ -32,16 +39,23 @@ def generator(seed: int) -> torch.Generator:
     spec=st.sampled_from(list(TREES.values())),
     seed=st.integers(0, 10_000),
     newton_steps=st.integers(1, 4),
+    curvature=st.sampled_from(["exact", "bound"]),
     variance=st.sampled_from(["expert", "shared"]),
     init_std=st.sampled_from([0.01, 1.0, 20.0]),
 )
 def test_the_likelihood_never_falls(
-    spec: Any, seed: int, newton_steps: int, variance: Any, init_std: float
+    spec: Any, seed: int, newton_steps: int, curvature: Any, variance: Any, init_std: float
 ) -> None:
     """Few rows, so that experts run empty and variances meet their bound: the hard cases."""
     torch.manual_seed(seed)
     x_TC, y_TO = random_rows(40)
-    options = replace(OPTIONS, newton_steps=newton_steps, variance=variance, init_std=init_std)
+    options = replace(
+        OPTIONS,
+        newton_steps=newton_steps,
+        curvature=curvature,
+        variance=variance,
+        init_std=init_std,
+    )
     model = start(Tree.from_spec(spec), x_TC, y_TO, options, generator(seed))
     before = model.log_likelihood(x_TC, y_TO)
     for _ in range(12):
@@ -64,7 +78,7 @@ def test_gates_of_units_weigh_rows_by_their_units_posterior(tree: Tree) -> None:
     """
     model, (x_TC, y_TO) = random_hme(tree), random_rows(300)
     h_TN = posteriors(model.log_joint(x_TC, y_TO), tree)
-    gate_NC = fit_gates(model, x_TC, h_TN, newton_steps=40).requires_grad_()
+    gate_NC = fit_gates(model, x_TC, h_TN, replace(OPTIONS, newton_steps=40)).requires_grad_()
     (h_TN * sibling_log_softmax(x_TC @ gate_NC.T, tree)).sum().backward()
     assert gate_NC.grad is not None
     assert gate_NC.grad.abs().max() < 1e-6
@@ -166,6 +180,7 @@ def test_planted_pieces_are_recovered(spec: list[int]) -> None:
         ({"newton_steps": 0}, r"em\.newton_steps = 0: must be at least 1"),
         ({"init_std": 0.0}, r"em\.init_std = 0\.0: must be a number above 0"),
         ({"min_variance": float("inf")}, r"em\.min_variance = inf: must be a number above 0"),
+        ({"curvature": "bond"}, r"em\.curvature = bond: .* exact, bound\. Did you mean 'bound'"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -12,6 +12,7 @@ from hmoe.classics.irls import (
     curvature,
     group_objective,
     least_squares,
+    logits,
     moments,
     newton_step,
     slope,
@@ -21,12 +22,12 @@ from hmoe.classics.irls import (
 def gate_case() -> tuple[Tensor, Tensor, Tensor]:
     """Rows, targets of three groups of four whose sums are the posteriors of their parents."""
     x_TC = with_constant(torch.randn(50, 2))
-    target_TGb = torch.rand(50, 3, 4).double() / 4
-    return x_TC, target_TGb, torch.randn(3, 4, 3).double()
+    target_bGT = torch.rand(4, 3, 50).double() / 4
+    return x_TC, target_bGT, torch.randn(3, 4, 3).double()
 
 
-def objective(x_TC: Tensor, target_TGb: Tensor, weight_GbC: Tensor) -> Tensor:
-    return group_objective(torch.einsum("tc,gbc->tgb", x_TC, weight_GbC), target_TGb)
+def objective(x_TC: Tensor, target_bGT: Tensor, weight_GbC: Tensor) -> Tensor:
+    return group_objective(logits(x_TC, weight_GbC), target_bGT)
 
 
 def test_moments_by_hand_and_in_chunks() -> None:
@@ -63,14 +64,14 @@ def test_a_feature_that_never_varies_does_no_harm() -> None:
 
 
 def test_slope_and_curvature_are_those_of_autograd() -> None:
-    x_TC, target_TGb, weight_GbC = gate_case()
-    logits_TGb = torch.einsum("tc,gbc->tgb", x_TC, weight_GbC)
+    x_TC, target_bGT, weight_GbC = gate_case()
+    logits_bGT = logits(x_TC, weight_GbC)
     weight_GbC.requires_grad_()
-    (expected,) = torch.autograd.grad(objective(x_TC, target_TGb, weight_GbC).sum(), weight_GbC)
-    torch.testing.assert_close(slope(x_TC, target_TGb, logits_TGb), expected)
-    for g, found in enumerate(curvature(x_TC, target_TGb, logits_TGb)):
+    (expected,) = torch.autograd.grad(objective(x_TC, target_bGT, weight_GbC).sum(), weight_GbC)
+    torch.testing.assert_close(slope(x_TC, target_bGT, logits_bGT), expected)
+    for g, found in enumerate(curvature(x_TC, target_bGT, logits_bGT)):
         hessian = torch.autograd.functional.hessian(
-            lambda w, g=g: objective(x_TC, target_TGb[:, g : g + 1], w[None]).sum(),
+            lambda w, g=g: objective(x_TC, target_bGT[:, g : g + 1], w[None]).sum(),
             weight_GbC[g].detach(),
         )
         torch.testing.assert_close(found, -hessian.reshape(12, 12))
@@ -79,24 +80,24 @@ def test_slope_and_curvature_are_those_of_autograd() -> None:
 def test_two_children_and_a_constant_by_hand() -> None:
     """Shares of 3 : 1 make a difference of log 3 between the intercepts."""
     x_TC = torch.ones(4, 1).double()
-    target_TGb = torch.tensor([[0.75, 0.25]] * 4).double().unsqueeze(1)
+    target_bGT = torch.tensor([[[0.75] * 4], [[0.25] * 4]]).double()
     weight_GbC = torch.zeros(1, 2, 1).double()
     # The first step: slope 4 * (3/4 - 1/2) = 1, curvature of the difference 4 * 1/4 = 1.
-    first = newton_step(x_TC, target_TGb, weight_GbC).flatten()
+    first = newton_step(x_TC, target_bGT, weight_GbC).flatten()
     assert (first[0] - first[1]).item() == pytest.approx(1.0)
     for _ in range(6):
-        weight_GbC = newton_step(x_TC, target_TGb, weight_GbC)
+        weight_GbC = newton_step(x_TC, target_bGT, weight_GbC)
     assert (weight_GbC[0, 0, 0] - weight_GbC[0, 1, 0]).item() == pytest.approx(log(3))
 
 
 @pytest.mark.parametrize("size", [0.1, 3.0, 30.0, 1000.0])
 def test_no_newton_step_goes_down(size: float) -> None:
     """Not even from where the curvature is all but gone."""
-    x_TC, target_TGb, weight_GbC = gate_case()
+    x_TC, target_bGT, weight_GbC = gate_case()
     weight_GbC = size * weight_GbC
     for _ in range(10):
-        after = newton_step(x_TC, target_TGb, weight_GbC)
-        change = objective(x_TC, target_TGb, after) - objective(x_TC, target_TGb, weight_GbC)
+        after = newton_step(x_TC, target_bGT, weight_GbC)
+        change = objective(x_TC, target_bGT, after) - objective(x_TC, target_bGT, weight_GbC)
         assert (change >= -1e-9).all()
         weight_GbC = after
 
@@ -104,17 +105,17 @@ def test_no_newton_step_goes_down(size: float) -> None:
 def test_classes_that_a_line_separates_do_not_break_the_fit() -> None:
     """The best weights are infinite; the fit goes towards them and stays finite."""
     x_TC = with_constant(torch.linspace(-1, 1, 40).unsqueeze(1))
-    target_TGb = torch.stack([x_TC[:, 0] < 0, x_TC[:, 0] >= 0], 1).double().unsqueeze(1)
+    target_bGT = torch.stack([x_TC[:, 0] < 0, x_TC[:, 0] >= 0]).double().unsqueeze(1)
     weight_GbC = torch.zeros(1, 2, 2).double()
     for _ in range(100):
-        weight_GbC = newton_step(x_TC, target_TGb, weight_GbC)
+        weight_GbC = newton_step(x_TC, target_bGT, weight_GbC)
     assert weight_GbC.isfinite().all()
-    assert objective(x_TC, target_TGb, weight_GbC).item() == pytest.approx(0.0, abs=1e-3)
+    assert objective(x_TC, target_bGT, weight_GbC).item() == pytest.approx(0.0, abs=1e-3)
 
 
 def test_steps_converge_to_the_maximum() -> None:
-    x_TC, target_TGb, weight_GbC = gate_case()
+    x_TC, target_bGT, weight_GbC = gate_case()
     for _ in range(30):
-        weight_GbC = newton_step(x_TC, target_TGb, weight_GbC)
-    logits_TGb = torch.einsum("tc,gbc->tgb", x_TC, weight_GbC)
-    assert slope(x_TC, target_TGb, logits_TGb).abs().max() < 1e-8
+        weight_GbC = newton_step(x_TC, target_bGT, weight_GbC)
+    logits_bGT = logits(x_TC, weight_GbC)
+    assert slope(x_TC, target_bGT, logits_bGT).abs().max() < 1e-8
