@@ -12,6 +12,7 @@ from hmoe.data.idx_images import IdxImages
 from hmoe.data.known import KnownFile, KnownSet
 from hmoe.data.known_sets import KNOWN_SETS
 from hmoe.data.loader import Batch, SplitLoader, StepLoader, StreamData
+from hmoe.data.mmoe_synthetic import MmoeSynthetic
 from hmoe.data.pixels import PixelData
 from hmoe.data.planted import Planted
 from hmoe.data.robot_arm import RobotArm
@@ -26,6 +27,7 @@ __all__ = [
     "IdxImages",
     "KnownFile",
     "KnownSet",
+    "MmoeSynthetic",
     "PixelData",
     "Planted",
     "RobotArm",

@@ -1,0 +1,36 @@
+"""What pictures of reproductions share: the style of a paper's figures, every run a dot."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hmoe.report.paper import empty_figure, styled
+from hmoe.report.style import COLOURS
+
+PAINTS = COLOURS
+
+
+@contextmanager
+def picture(file: Path, panels: int, height: float) -> Iterator[list[Any]]:
+    """Panels one under the other, written as SVG at the end; the same numbers make the same file.
+
+    Args:
+        file: to write.
+        panels: how many.
+        height: of all, in inches.
+    """
+    with styled():
+        figure, axes = empty_figure(panels, height)
+        yield axes
+        figure.savefig(file, bbox_inches="tight", metadata={"Date": None})
+
+
+def dots(axes: Any, x: float, values: Sequence[float], *, colour: str, sign: str = "o") -> None:
+    """All values at one place side by side, and a line at their mean."""
+    shift = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else [0.0]
+    style = {"color": colour, "markersize": 3, "alpha": 0.6, "linestyle": ""}
+    axes.plot([x + s for s in shift], values, sign, **style)
+    axes.plot([x - 0.17, x + 0.17], [np.mean(values)] * 2, color=colour, linewidth=2)
