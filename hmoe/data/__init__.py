@@ -18,6 +18,8 @@ from hmoe.data.planted import Planted
 from hmoe.data.robot_arm import RobotArm
 from hmoe.data.stdlib import Stdlib
 from hmoe.data.text import Text
+from hmoe.data.tiny_shakespeare import TinyShakespeare
+from hmoe.data.wikitext2 import WikiText2
 
 __all__ = [
     "KNOWN_SETS",
@@ -36,6 +38,8 @@ __all__ = [
     "StepLoader",
     "StreamData",
     "Text",
+    "TinyShakespeare",
+    "WikiText2",
     "baselines",
     "gzip_bits_per_byte",
     "order_n_bits_per_byte",

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hmoe.data.checks import check_at_least, check_seed, check_shares, data_error
+from hmoe.data.checks import check_at_least, check_seed, data_error
 from hmoe.data.loader import SPLITS, Batch, Split, SplitLoader, StreamData, random_state
 from hmoe.errors import ConfigError
 
@@ -55,12 +55,10 @@ class ByteLanguage(StreamData):
         batch_size: windows a batch, in training and in evaluation.
         context: bytes a window reads (S).
         seed: seed of the training stream; splits and evaluation windows do not depend on it.
-        val_share: share of the text for validation.
-        test_share: share of the text for the test.
         eval_bytes: most bytes predicted in an evaluation of a split; rounded down to windows.
 
     Raises:
-        ConfigError: sizes or shares out of range.
+        ConfigError: sizes out of range.
     """
 
     task = "next_byte"
@@ -68,21 +66,11 @@ class ByteLanguage(StreamData):
     in_dim = NUM_BYTES
     out_dim = NUM_BYTES
 
-    def __init__(
-        self,
-        *,
-        batch_size: int,
-        context: int,
-        seed: int,
-        val_share: float,
-        test_share: float,
-        eval_bytes: int,
-    ) -> None:
+    def __init__(self, *, batch_size: int, context: int, seed: int, eval_bytes: int) -> None:
         super().__init__()
         check_at_least("batch_size", batch_size, 1)
         check_at_least("context", context, 2)
         check_seed(seed)
-        check_shares(val_share=val_share, test_share=test_share)
         if eval_bytes < context:
             raise ConfigError(
                 f"data.eval_bytes={eval_bytes}: must be at least data.context={context}, a window."
@@ -90,7 +78,6 @@ class ByteLanguage(StreamData):
         self.batch_size = batch_size
         self.context = context
         self.seed = seed
-        self._shares: dict[Split, float] = {"val": val_share, "test": test_share}
         self._max_eval_bytes = eval_bytes
         self._corpora: dict[Split, Corpus] = {}
         self._domain_names: tuple[tuple[str, ...], ...] = ()

@@ -5,13 +5,13 @@ file may be packed (input.txt.gz for input.txt): what counts is the digest of th
 """
 
 import hashlib
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from hmoe.data.archives import PACKINGS, read_packed
 from hmoe.data.checks import data_error
+from hmoe.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,17 +101,12 @@ class KnownSet:
         """
         file = self._file(name)
         path = self.find(root, name)
-        # A plain file is as large as it is; a packed one may claim to be anything.
-        most = file.size if path.suffix in PACKINGS and path.name != file.name else sys.maxsize - 1
-        content = read_packed(path, most=most, remedy=self.remedy())
+        if path.name == file.name and path.stat().st_size != file.size:
+            raise self._another(path, file, *_digest_on_disk(path))  # however large it is
+        content = read_packed(path, most=file.size, remedy=self.remedy())
         found = hashlib.sha256(content).hexdigest()
         if found != file.sha256:
-            raise data_error(
-                path,
-                f"sha256 {file.sha256} ({file.size} bytes)",
-                f"sha256 {found} ({len(content)} bytes)",
-                f"It is damaged, or another edition. {self.remedy()}",
-            )
+            raise self._another(path, file, found, len(content))
         return content
 
     def find(self, root: str | Path, name: str) -> Path:
@@ -134,6 +129,20 @@ class KnownSet:
         lines = sorted(f"{file.sha256}  {file.name}\n" for file in self.files)
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
+    def _another(self, path: Path, file: KnownFile, sha256: str, size: int) -> DataError:
+        return data_error(
+            path,
+            f"sha256 {file.sha256} ({file.size} bytes)",
+            f"sha256 {sha256} ({size} bytes)",
+            f"It is damaged, or another edition. {self.remedy()}",
+        )
+
     def _file(self, name: str) -> KnownFile:
         files: Mapping[str, KnownFile] = {file.name: file for file in self.files}
         return files[name]
+
+
+def _digest_on_disk(path: Path) -> tuple[str, int]:
+    """SHA-256 and size of a file, without holding it in memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()

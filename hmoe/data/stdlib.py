@@ -14,7 +14,7 @@ import sysconfig
 from pathlib import Path
 
 from hmoe.data.byte_language import ByteLanguage, Piece
-from hmoe.data.checks import data_error
+from hmoe.data.checks import check_shares, data_error
 from hmoe.data.files import path_fraction, read_text_files
 from hmoe.data.loader import Split
 
@@ -40,7 +40,9 @@ class Stdlib(ByteLanguage):
     adds or drops leaves all others where they are.
 
     Args:
-        batch_size, context, seed, val_share, test_share, eval_bytes: see `ByteLanguage`.
+        batch_size, context, seed, eval_bytes: see `ByteLanguage`.
+        val_share: share of the files for validation.
+        test_share: share of the files for the test.
 
     Raises:
         ConfigError: sizes or shares out of range.
@@ -48,6 +50,20 @@ class Stdlib(ByteLanguage):
     """
 
     domain_labels = ("package", "module")
+
+    def __init__(
+        self,
+        *,
+        batch_size: int,
+        context: int,
+        seed: int,
+        val_share: float,
+        test_share: float,
+        eval_bytes: int,
+    ) -> None:
+        super().__init__(batch_size=batch_size, context=context, seed=seed, eval_bytes=eval_bytes)
+        check_shares(val_share=val_share, test_share=test_share)
+        self._shares: dict[Split, float] = {"val": val_share, "test": test_share}
 
     def _source(self) -> Path:
         return stdlib_root()

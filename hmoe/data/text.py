@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from hmoe.data.byte_language import ByteLanguage, Piece
-from hmoe.data.checks import check_root, data_error
+from hmoe.data.checks import check_root, check_shares, data_error
 from hmoe.data.files import path_fraction, read_text_files
 from hmoe.data.loader import Split
 from hmoe.errors import ConfigError
@@ -30,7 +30,9 @@ class Text(ByteLanguage):
     Args:
         root: the file or folder. Of a folder all UTF-8 files are read, hidden ones excepted.
         suffixes: endings of the files to read, such as [".txt", ".md"]; null for all.
-        batch_size, context, seed, val_share, test_share, eval_bytes: see `ByteLanguage`.
+        batch_size, context, seed, eval_bytes: see `ByteLanguage`.
+        val_share: share of the text for validation.
+        test_share: share of the text for the test.
 
     Raises:
         ConfigError: no root, sizes or shares out of range, a suffix without its dot.
@@ -51,14 +53,9 @@ class Text(ByteLanguage):
         test_share: float,
         eval_bytes: int,
     ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            context=context,
-            seed=seed,
-            val_share=val_share,
-            test_share=test_share,
-            eval_bytes=eval_bytes,
-        )
+        super().__init__(batch_size=batch_size, context=context, seed=seed, eval_bytes=eval_bytes)
+        check_shares(val_share=val_share, test_share=test_share)
+        self._shares: dict[Split, float] = {"val": val_share, "test": test_share}
         for suffix in suffixes or ():
             if not suffix.startswith("."):
                 raise ConfigError(
