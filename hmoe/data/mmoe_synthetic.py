@@ -1,4 +1,4 @@
-"""MmoeSynthetic: two regression tasks whose relation is set, the data of Ma et al. (2018), made here.
+"""MmoeSynthetic: two regression tasks whose relation is set, as Ma et al. (2018) make them.
 
     w_1 = c u_1,   w_2 = c (p u_1 + sqrt(1 - p^2) u_2)
     y_k = w_k . x + sum_m sin(a_m w_k . x + b_m) + noise,   x ~ N(0, I)

@@ -171,8 +171,9 @@ def notes(figures: Figures) -> list[str]:
         f"{figures['runs'].value:.0f} runs of every system at both p, each with tasks, rows and "
         "first weights of its own, shared by all systems. Noise alone leaves an error of "
         f"{NOISE**2:g}. The paper draws its results and prints no numbers.",
-        f"Means and medians {'agree' if same else 'disagree'} on the sign of the claim: the gap of "
-        f"OMoE exceeds that of MMoE by {mean.value:.4f} in means and {median.value:.4f} in medians.",
+        f"Means and medians {'agree' if same else 'disagree'} on the sign of the claim: the gap "
+        f"of OMoE exceeds that of MMoE by {mean.value:.4f} in means and by {median.value:.4f} in "
+        "medians.",
     ]
 
 
@@ -182,12 +183,13 @@ def draw(measured: Sequence[Measured], file: Path) -> None:
 
     errors, found = errors_of(measured), figures(measured)
     with picture(file, 2, 5.2) as (above, below):
-        for place, (system, label) in enumerate(SYSTEMS.items()):
+        for place, system in enumerate(SYSTEMS):
             for p, shift, sign in ((1.0, -0.2, "o"), (0.5, 0.2, "s")):
                 style = {"colour": PAINTS[place], "sign": sign}
                 dots(above, place + shift, errors[system, p], **style)
-                above.annotate(f"p = {p:g}", (place + shift, 1.0), xycoords=("data", "axes fraction"),
-                               ha="center", va="bottom", fontsize=7)  # fmt: skip
+                above.text(
+                    place + shift, errors[system, p].max(), f"p = {p:g}", ha="center", va="bottom"
+                )
             gap = found[f"gap_{system}"]
             assert gap.low is not None
             assert gap.high is not None
