@@ -187,7 +187,7 @@ SHAZEER_2017_LOSSES = Reproduction(
         "width 256, mixtures in every second), where the paper has LSTMs around one mixture.",
         "WikiText-2 by bytes and its validation split, where the paper has the one-billion-word "
         "benchmark; perplexity is converted to words. Runs are thousands of times as short.",
-        "64 experts, top 4, where the paper has 256; the largest ratio of loads is then 16, not 64.",
+        "64 experts, top 4, where the paper has 256; loads are at most 16 times the mean, not 64.",
         "Loads are counted over the validation split, without noise. A gate that starts at zero "
         "chooses by very small differences there, while its noise still spreads the work in "
         "training; so CVs of a batch of the training, by the smooth load, are told too.",

@@ -1,4 +1,4 @@
-"""Does a bias on the choice balance better than a loss, at no cost? Wang et al. (2024); and on trees."""
+"""Does a bias balance better than a loss, at no cost, and on a tree? Wang et al. (2024)."""
 
 from collections.abc import Sequence
 from math import log
@@ -163,8 +163,8 @@ def _rows() -> list[Row]:
 WANG_2024_LOSS_FREE = Reproduction(
     name="wang_2024_loss_free",
     title="Does a bias on the choice balance better than a loss, at no cost? And on a tree?",
-    source="Wang et al. (2024), Auxiliary-Loss-Free Load Balancing Strategy for Mixture-of-Experts, "
-    "arXiv 2408.15664; table 2 (1B parameters)",
+    source="Wang et al. (2024), Auxiliary-Loss-Free Load Balancing Strategy for "
+    "Mixture-of-Experts, arXiv 2408.15664; table 2 (1B parameters)",
     claim="A bias that follows the load leaves a MaxVio of 0.04 over the validation set where a "
     "loss leaves 0.72, and perplexity is no worse (9.50, 9.56).",
     rows=_rows(),
