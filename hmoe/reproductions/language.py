@@ -1,8 +1,8 @@
 """What reproductions with a language model share: the model at two sizes, and its figures by arm.
 
-The text is WikiText-2, read byte by byte. Perplexity is told a word, as published results tell it:
-exp(nats per byte x bytes per word), where the ends of lines count as words, as Merity et al. (2016)
-count them.
+The text is WikiText-2, read byte by byte. Losses are told in nats a byte. Ratios of perplexities
+are those of words, as published: exp(difference of nats per byte x bytes per word), where the ends
+of lines count as words, as Merity et al. (2016) count them.
 """
 
 import json
@@ -117,14 +117,8 @@ def by_arm(measured: Sequence[Measured], key: str) -> dict[str, list[float]]:
     return found
 
 
-def perplexities(measured: Sequence[Measured]) -> dict[str, list[float]]:
-    """Perplexity a word of every run, by arm."""
-    losses = by_arm(measured, "loss")
-    return {arm: [exp(WORD_BYTES * loss) for loss in own] for arm, own in losses.items()}
-
-
 def ratio(losses: Mapping[str, Sequence[float]], arm: str, of: str, alpha: float) -> Figure:
-    """Perplexity of an arm over that of another on the same seeds, with Student's interval.
+    """Perplexity of an arm over that of another, a word, on the same seeds, by Student's interval.
 
     The mean is geometric; the interval has coverage 1 - alpha, and is left out of a single seed.
     """

@@ -11,7 +11,6 @@ from hmoe.reproductions.language import (
     ends,
     grid,
     measure_run,
-    perplexities,
     ratio,
     words_of,
 )
@@ -63,7 +62,7 @@ def _measure(cell: Cell, place: Place) -> dict[str, Any]:
 def figures(measured: Sequence[Measured]) -> dict[str, Figure]:
     """Perplexity, load and size of every arm, and ratios of perplexities on the same seeds."""
     losses = by_arm(measured, "loss")
-    found = {f"ppl_{arm}": Figure.over(own) for arm, own in perplexities(measured).items()}
+    found = {f"loss_{arm}": Figure.over(own) for arm, own in losses.items()}
     for key in ("busiest", "cv_units"):
         found |= {f"{key}_{arm}": Figure.over(own) for arm, own in by_arm(measured, key).items()}
     for key in ("active_params", "total_params"):
@@ -112,19 +111,22 @@ def draw(measured: Sequence[Measured], file: Path) -> None:
             for arm, (label, *_) in ARMS.items()
         },
         {
-            "perplexity a word": perplexities(measured),
+            "loss, nats a byte": by_arm(measured, "loss"),
             "largest over mean load": by_arm(measured, "busiest"),
         },
         "arm",
     )
 
 
-_PUBLISHED = {"dense_1": "46.1", "moe_4": "45.0", "flat_256": "35.7", "two_level": "36.0"}
+_PUBLISHED = {
+    arm: f"perplexity {value} a word"
+    for arm, value in (("dense_1", 46.1), ("moe_4", 45.0), ("flat_256", 35.7), ("two_level", 36.0))
+}
 
 
 def _rows() -> list[Row]:
     rows = [
-        Row(f"{label}: perplexity", _PUBLISHED.get(arm, ""), f"ppl_{arm}", 1)
+        Row(f"{label}: loss, nats a byte", _PUBLISHED.get(arm, ""), f"loss_{arm}")
         for arm, (label, *_) in ARMS.items()
     ]
     for arm in _TREES:
@@ -195,7 +197,7 @@ SHAZEER_2017_HIERARCHY = Reproduction(
         "A transformer of two blocks, width 64, whose second holds the mixture (gpu: six blocks, "
         "width 256, mixtures in every second), where the paper has LSTMs around one mixture.",
         "WikiText-2 by bytes and its validation split, where the paper has the one-billion-word "
-        "benchmark; perplexity is converted to words, margins are of that. Runs are thousands of "
+        "benchmark; ratios of perplexities, and margins, are those of words. Runs are thousands of "
         "times as short.",
         "Experts are 64 wide (gpu: 128) where the paper has 1,024; the one wide expert has the "
         "width of four. The 4 experts have a gate without noise and no loss: all always work.",

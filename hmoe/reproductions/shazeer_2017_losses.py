@@ -12,7 +12,6 @@ from hmoe.reproductions.language import (
     by_arm,
     grid,
     measure_run,
-    perplexities,
     ratio,
     words_of,
 )
@@ -39,7 +38,7 @@ ARMS = {
     "both_1": ((1.0, 1.0), ("35.7", "1.07", "0.02", "0.03")),
 }
 _QUANTITIES = {
-    "perplexity": ("ppl", 1),
+    "loss, nats a byte": ("loss", 3),
     "largest over mean load": ("busiest", 2),
     "CV of load": ("cv", 2),
     "CV of importance, in training": ("noisy_importance", 2),
@@ -69,8 +68,8 @@ def _measure(cell: Cell, place: Place) -> dict[str, Any]:
 
 def figures(measured: Sequence[Measured]) -> dict[str, Figure]:
     """Perplexity and load of every arm, and how the arms compare."""
-    words, losses = perplexities(measured), by_arm(measured, "loss")
-    found = {f"ppl_{arm}": Figure.over(values) for arm, values in words.items()}
+    losses = by_arm(measured, "loss")
+    found = {f"loss_{arm}": Figure.over(values) for arm, values in losses.items()}
     busiest = by_arm(measured, "busiest")
     for key in ("cv", "busiest", "busiest_halfway", "dead", "noisy_load", "noisy_importance"):
         for arm, values in by_arm(measured, key).items():
@@ -99,6 +98,11 @@ def notes(figures: Figures) -> list[str]:
         f"{last:.2f} at the end: {grows}. With both losses at 0.1 it went from "
         f"{figures['busiest_halfway_both_0.1'].value:.2f} to "
         f"{figures['busiest_both_0.1'].value:.2f}.",
+        "Perplexity without a loss over that with one: "
+        f"{figures['least_cost'].value:.3f} at least. Four experts that do all the work have met "
+        f"{figures['tokens'].value:,.0f} rows each, experts with an even load "
+        f"{figures['tokens'].value * 4 / EXPERTS:,.0f}: what many experts gain in the end, each of "
+        "them has to learn first.",
         f"In training, with noise, the smooth load had a CV of "
         f"{figures['noisy_load_none'].value:.2f} without a loss and "
         f"{figures['noisy_load_both_0.1'].value:.2f} with both at 0.1.",
@@ -116,7 +120,7 @@ def draw(measured: Sequence[Measured], file: Path) -> None:
         {arm: f"{i:g}, {load:g}" for arm, ((i, load), _) in ARMS.items()},
         {
             "largest over mean load": by_arm(measured, "busiest"),
-            "perplexity a word": perplexities(measured),
+            "loss, nats a byte": by_arm(measured, "loss"),
         },
         "weights of importance and load",
         log=("largest over mean load",),
@@ -128,7 +132,8 @@ def _rows() -> list[Row]:
     for arm, ((importance, load), published) in ARMS.items():
         label = f"importance {importance:g}, load {load:g}"
         for (quantity, (key, digits)), value in zip(_QUANTITIES.items(), published, strict=True):
-            rows.append(Row(f"{label}: {quantity}", value, f"{key}_{arm}", digits))
+            told = f"perplexity {value} a word" if key == "loss" else value
+            rows.append(Row(f"{label}: {quantity}", told, f"{key}_{arm}", digits))
     one, both, spread = "none_to_importance_0.2", "none_to_both_0.1", "among_losses"
     rows.append(Row("no loss to importance 0.2: ratio of perplexities", "1.118", one))
     rows.append(Row("no loss to both at 0.1: ratio of perplexities", "1.118", both))
@@ -186,7 +191,7 @@ SHAZEER_2017_LOSSES = Reproduction(
         "A transformer of two blocks, width 64, whose second holds the mixture (gpu: six blocks, "
         "width 256, mixtures in every second), where the paper has LSTMs around one mixture.",
         "WikiText-2 by bytes and its validation split, where the paper has the one-billion-word "
-        "benchmark; perplexity is converted to words. Runs are thousands of times as short.",
+        "benchmark; ratios of perplexities are those a word. Runs are thousands of times as short.",
         "64 experts, top 4, where the paper has 256; loads are at most 16 times the mean, not 64.",
         "Loads are counted over the validation split, without noise. A gate that starts at zero "
         "chooses by very small differences there, while its noise still spreads the work in "
