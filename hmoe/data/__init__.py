@@ -15,6 +15,7 @@ from hmoe.data.known import KnownFile, KnownSet
 from hmoe.data.known_sets import KNOWN_SETS
 from hmoe.data.language import Language
 from hmoe.data.loader import Batch, SplitLoader, StepLoader, StreamData
+from hmoe.data.mmoe_synthetic import MmoeSynthetic
 from hmoe.data.pixels import PixelData
 from hmoe.data.planted import Planted
 from hmoe.data.ratings import Ratings
@@ -40,6 +41,7 @@ __all__ = [
     "KnownSet",
     "KnownTable",
     "Language",
+    "MmoeSynthetic",
     "PixelData",
     "Planted",
     "Ratings",
