@@ -102,16 +102,9 @@ class KnownSet:
         """
         file = self._file(name)
         path = self.find(root, name)
-<<<<<<< HEAD
         if path.name == file.name and path.stat().st_size != file.size:
             raise self._another(path, file, *_digest_on_disk(path))  # however large it is
         content = read_packed(path, most=file.size, remedy=self.remedy())
-=======
-        # A plain file is as large as it is; a packed one may claim to be anything.
-        plain = path.name == file.name
-        most = path.stat().st_size if plain else file.size
-        content = read_packed(path, most=most, remedy=self.remedy())
->>>>>>> classics
         found = hashlib.sha256(content).hexdigest()
         if found != file.sha256:
             raise self._another(path, file, found, len(content))

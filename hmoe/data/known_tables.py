@@ -1,6 +1,5 @@
 """Published sets of tables: files, digests, licences, addresses."""
 
-<<<<<<< HEAD
 from hmoe.data.known import Archive, KnownFile, KnownSet
 
 _UCI = "https://archive.ics.uci.edu/ml/machine-learning-databases"
@@ -122,10 +121,8 @@ TABLES: tuple[KnownSet, ...] = (
             url="https://files.grouplens.org/datasets/movielens/ml-latest-small.zip",
             most=2_000_000,
             most_unpacked=8_000_000,
-=======
-from hmoe.data.known import KnownFile, KnownSet
-
-TABLES: tuple[KnownSet, ...] = (
+        ),
+    ),
     KnownSet(
         name="vowel_peterson_barney",
         title="Pitch and three formants of ten English vowels, twice by each of 76 speakers",
@@ -141,7 +138,6 @@ TABLES: tuple[KnownSet, ...] = (
         advice=(
             "It is the data frame pb52 of the R package phonTools (CRAN), written as CSV with its "
             "header, without quotes and row names."
->>>>>>> classics
         ),
     ),
 )

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 
-<<<<<<< HEAD
 NUM_ROWS = 80
 BLOCKS = (52, 12, 16)
 """Rows for train, val and test, in place of those of the published tables."""
@@ -79,19 +78,8 @@ def _lines(lines: object) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode()  # type: ignore[attr-defined]
 
 
-TABLES: dict[str, Callable[[], Mapping[str, bytes]]] = {
-    "census_income_kdd": _census_income_kdd,
-    "adult": _adult,
-    "california_housing": _california_housing,
-    "covtype20k": _covtype20k,
-    "letter": _letter,
-    "uci_regression": _uci_regression,
-    "movielens_latest_small": _movielens,
-}
-=======
-
 def vowels() -> Mapping[str, bytes]:
-    """76 speakers who say four vowels once; formants rise with the vowel, pitch with the speaker."""
+    """76 speakers who say four vowels once; formants rise with the vowel, the pitch by speaker."""
     lines = ["type,sex,speaker,vowel,repetition,f0,f1,f2,f3"]
     for speaker in range(1, 77):
         for place, vowel in enumerate(("i", "I", "A", "V")):
@@ -100,5 +88,13 @@ def vowels() -> Mapping[str, bytes]:
     return {"pb52.csv": "\n".join([*lines, ""]).encode()}
 
 
-TABLES: dict[str, Callable[[], Mapping[str, bytes]]] = {"vowel_peterson_barney": vowels}
->>>>>>> classics
+TABLES: dict[str, Callable[[], Mapping[str, bytes]]] = {
+    "census_income_kdd": _census_income_kdd,
+    "adult": _adult,
+    "california_housing": _california_housing,
+    "covtype20k": _covtype20k,
+    "letter": _letter,
+    "uci_regression": _uci_regression,
+    "movielens_latest_small": _movielens,
+    "vowel_peterson_barney": vowels,
+}
