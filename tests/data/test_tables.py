@@ -1,5 +1,6 @@
 """Tables: encoding by hand, laws of splits, what a schema and a file may not be."""
 
+import ast
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hmoe.config import build, compose
+from hmoe.config import CONF, build, compose
 from hmoe.data import KnownTable, TableData, Tabular
 from hmoe.data.loader import Split
 from hmoe.data.splits import split_by_hash, unit_hash
@@ -115,6 +116,14 @@ def test_parquet_and_csv_are_the_same_table(tmp_path: Path) -> None:
     parquet = tabular(tmp_path, root=str(tmp_path / "table.parquet"))
     assert csv.table.features == parquet.table.features
     assert csv.digest == parquet.digest
+
+
+def test_hmoe_can_be_imported_without_pandas() -> None:
+    for path in (CONF.parent / "hmoe").rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = [name.name for name in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            assert not {name.partition(".")[0] for name in names} & {"pandas", "pyarrow"}, path
 
 
 # ------------------------------------------------------------------ splits
