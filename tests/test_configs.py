@@ -5,6 +5,7 @@ All lists come from the files, so that a new option is tested by being there.
 
 import inspect
 import struct
+from collections.abc import Iterator
 from functools import cache
 from itertools import combinations, product
 from pathlib import Path
@@ -19,6 +20,8 @@ from hmoe.errors import ConfigError
 from hmoe.layer import HMoE
 from hmoe.models import cost
 from hmoe.training import assemble
+from tests.made import MADE, made_sets, write_set
+from tests.made.tables import BLOCKS
 
 FILES = sorted(CONF.rglob("*.yaml"))
 # Rows of choices among the groups, with tests of their own.
@@ -39,13 +42,21 @@ TINY_TRANSFORMER = [
 ]
 
 
-@pytest.fixture(scope="module")
-def made_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the sets that read files of yours need: twelve texts, and idx files of 2 x 2 pixels.
+# Sets that read files of yours: where those made here lie, and what else must be said of them.
+OWN = {
+    "tabular": ("table.csv", "data.schema={target: pay, kind: regression, numbers: [age]}"),
+    "movielens": ("movielens_latest_small",),
+}
 
-    Ten classes, of ten training images each.
+
+@pytest.fixture(scope="module")
+def made_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What the sets that read files need: twelve texts, and idx files of 2 x 2 pixels.
+
+    Ten classes, of ten training images each; a table; and the made files of all known sets.
     """
     folder = tmp_path_factory.mktemp("data")
+    (folder / "table.csv").write_text("age,pay\n" + "".join(f"{n},{n % 5}\n" for n in range(300)))
     for n in range(12):
         (folder / f"{n}.txt").write_text("all work and no play makes jack a dull boy\n" * 30)
     for part, images in (("train", 100), ("t10k", 4)):
@@ -53,13 +64,22 @@ def made_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         labels = struct.pack(">2I", 0x801, images) + bytes(n % 10 for n in range(images))
         (folder / f"{part}-images-idx3-ubyte").write_bytes(pixels)
         (folder / f"{part}-labels-idx1-ubyte").write_bytes(labels)
-    return folder
+    for name in MADE:
+        write_set(name, folder)
+    with made_sets():
+        yield folder
 
 
 def data_overrides(data: str, made_files: Path) -> list[str]:
-    """A data option, pointed at made files if it reads files of the user."""
-    needs_files = "root" in OmegaConf.load(CONF / "data" / f"{data}.yaml")
-    return [f"data={data}", *([f"data.root={made_files}"] if needs_files else [])]
+    """A data option, pointed at made files if it reads files, of a known set or of the user."""
+    said = OmegaConf.load(CONF / "data" / f"{data}.yaml")
+    if "root" not in said:
+        return [f"data={data}"]
+    root = made_files / OWN.get(data, ("",))[0]
+    if said.root is not None:
+        root = made_files / Path(said.root).name
+    blocks = [f"data.blocks={list(BLOCKS)}"] if "blocks" in said else []
+    return [f"data={data}", f"data.root={root}", *blocks, *OWN.get(data, ("",))[1:]]
 
 
 def selects(group: str, option: str) -> str:

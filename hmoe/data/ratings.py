@@ -61,7 +61,7 @@ class Ratings(RowData):
         DataError: a file is missing, is not the published one, or is not of this form.
     """
 
-    input_kind = "fields"  # type: ignore[assignment]
+    input_kind = "fields"
     task = "rating"
     out_dim = 1
     domain_labels = ("activity", "taste")
