@@ -58,8 +58,8 @@ def made_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def data_overrides(data: str, made_files: Path) -> list[str]:
     """A data option, pointed at made files if it reads files of the user."""
-    needs_files = "root" in OmegaConf.load(CONF / "data" / f"{data}.yaml")
-    return [f"data={data}", *([f"data.root={made_files}"] if needs_files else [])]
+    place = {"root", "name"} & OmegaConf.load(CONF / "data" / f"{data}.yaml").keys()
+    return [f"data={data}", *(f"data.{key}={made_files}" for key in place)]
 
 
 def selects(group: str, option: str) -> str:

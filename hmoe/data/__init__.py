@@ -6,8 +6,10 @@ fetched but by fetching.py, when asked. Errors are those of checks.py.
 """
 
 from hmoe.data.baselines import baselines, gzip_bits_per_byte, order_n_bits_per_byte
+from hmoe.data.clinc150 import Clinc150
 from hmoe.data.digits import Digits
 from hmoe.data.gutenberg15 import Gutenberg15
+from hmoe.data.hub import Hub
 from hmoe.data.idx_images import IdxImages
 from hmoe.data.known import KnownFile, KnownSet
 from hmoe.data.known_sets import KNOWN_SETS
@@ -25,8 +27,10 @@ from hmoe.data.wikitext2 import WikiText2
 __all__ = [
     "KNOWN_SETS",
     "Batch",
+    "Clinc150",
     "Digits",
     "Gutenberg15",
+    "Hub",
     "IdxImages",
     "KnownFile",
     "KnownSet",
