@@ -7,9 +7,11 @@ fetched but by fetching.py, when asked. Errors are those of checks.py.
 
 from hmoe.data.baselines import baselines, gzip_bits_per_byte, order_n_bits_per_byte
 from hmoe.data.cifar import Cifar10, Cifar100
+from hmoe.data.clinc150 import Clinc150
 from hmoe.data.digits import Digits
 from hmoe.data.fashion_mnist import FashionMnist
 from hmoe.data.gutenberg15 import Gutenberg15
+from hmoe.data.hub import Hub
 from hmoe.data.idx_images import IdxImages
 from hmoe.data.known import KnownFile, KnownSet
 from hmoe.data.known_sets import KNOWN_SETS
@@ -33,9 +35,11 @@ __all__ = [
     "Batch",
     "Cifar10",
     "Cifar100",
+    "Clinc150",
     "Digits",
     "FashionMnist",
     "Gutenberg15",
+    "Hub",
     "IdxImages",
     "KnownFile",
     "KnownSet",

@@ -4,6 +4,7 @@ from hmoe.data.known import KnownFile, KnownSet
 
 _RAW = "https://raw.githubusercontent.com"
 _WIKITEXT2 = f"{_RAW}/pytorch/examples/main/word_language_model/data/wikitext-2"
+_CLINC150 = f"{_RAW}/clinc/oos-eval/828f8093932c8fe6ca7936c3d2e52903b1c523de/data"
 
 TEXTS: tuple[KnownSet, ...] = (
     KnownSet(
@@ -80,5 +81,25 @@ TEXTS: tuple[KnownSet, ...] = (
         ),
         advice="It was put together for hmoe, and no address hands it out: the tar holds data/udhr "
         "of github.com/eric-muller/udhr, the table its index beside Glottolog's families.",
+    ),
+    KnownSet(
+        name="clinc150",
+        title="sentences of 150 intents in 10 domains",
+        licence="CC BY 3.0: name Larson et al.",
+        source="Larson et al. (2019), An evaluation dataset for intent classification",
+        files=(
+            KnownFile(
+                name="data_full.json",
+                sha256="36923c3705a59e08fe9c3883d8bc2dd966ef93e22cb78ac41171782a698d56e0",
+                size=2_495_390,
+                url=f"{_CLINC150}/data_full.json",
+            ),
+            KnownFile(
+                name="domains.json",
+                sha256="b947b579d3b8e74b06f93b01083d8efaff2888b43a3e362533bd88a6e1211b3a",
+                size=3_818,
+                url=f"{_CLINC150}/domains.json",
+            ),
+        ),
     ),
 )

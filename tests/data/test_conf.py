@@ -43,3 +43,8 @@ def test_sets_that_need_no_files_of_the_user_are_made_as_they_stand(
 def test_sets_that_need_files_of_the_user_ask_for_them(name: str) -> None:
     with pytest.raises(InstantiationException, match=r"data\.root=null: must name"):
         instantiate(load(CONF / f"{name}.yaml"))
+
+
+def test_a_set_of_the_hub_asks_for_its_name() -> None:
+    with pytest.raises(InstantiationException, match=r"data\.name=null: must name"):
+        instantiate(load(CONF / "hub.yaml"))

@@ -1,6 +1,7 @@
 """Made texts, tiny and of the form of the published ones."""
 
 import io
+import json
 import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -73,9 +74,25 @@ def _udhr() -> dict[str, bytes]:
     return {"udhr_xml.tar": stream.getvalue(), "languages.tsv": "\n".join(table).encode()}
 
 
+def _clinc150() -> dict[str, bytes]:
+    intents = {f"domain_{d}": [f"intent_{d}_{n:02}" for n in range(15)] for d in range(10)}
+    names = [name for of in intents.values() for name in of]
+
+    def sentences(count: int) -> list[list[str]]:
+        return [[f"please do {name} for me {n}", name] for name in names for n in range(count)]
+
+    full = {"train": sentences(2), "val": sentences(1), "test": sentences(1)}
+    full |= {f"oos_{split}": [["what else", "oos"]] for split in full}
+    return {
+        "data_full.json": json.dumps(full).encode(),
+        "domains.json": json.dumps(intents).encode(),
+    }
+
+
 TEXTS: dict[str, Callable[[], Mapping[str, bytes]]] = {
     "tiny_shakespeare": _tiny_shakespeare,
     "wikitext2": _wikitext2,
     "gutenberg15": _gutenberg15,
     "udhr": _udhr,
+    "clinc150": _clinc150,
 }
