@@ -116,10 +116,14 @@ def _notes(figures: Figures) -> list[str]:
     gap = figures["branch_gap"]
     assert gap.low is not None
     assert gap.high is not None
-    side = {
-        (True, True): "equivalent to it",
-        (False, True): "not shown to be equivalent, but not worse by more than the margin",
-    }.get((figures["branch_equivalence_p"].value <= 0.05, gap.high <= MARGIN), "undecided or worse")
+    if figures["branch_equivalence_p"].value <= 0.05:
+        side = "equivalent to it"
+    elif gap.high <= MARGIN:
+        side = "not shown to be equivalent, but not worse by more than the margin"
+    elif gap.low > MARGIN:
+        side = "worse by more than the margin"
+    else:
+        side = "undecided, so many seeds cannot tell"
     return [
         f"The best flat arm is {best}. The tree's cross-entropy is {100 * gap.value:+.2f} % beside "
         f"it, 90 % interval [{100 * gap.low:+.2f}, {100 * gap.high:+.2f}], margin "

@@ -56,12 +56,21 @@ def test_an_equal_tree_is_in_shape_as_long_as_the_loss_is_not_the_published_one(
     assert "equivalent to it" in covertype._notes(figures)[0]
 
 
+def test_seeds_that_scatter_leave_it_undecided() -> None:
+    scattered = [0.48, 0.52, 0.47, 0.53, 0.5]
+    figures = covertype.figures(measured(scattered))
+    assert covertype.REPRODUCTION.verdict(figures) == "not reproduced"
+    assert "undecided" in covertype._notes(figures)[0]
+
+
 @pytest.mark.parametrize(
     "changes", [{"cv": 0.4}, {"distance": 0.8}, {"loss": [value + 0.02 for value in SAME]}]
 )
 def test_an_uneven_a_scattered_and_a_worse_tree_are_not_reproduced(changes: dict) -> None:
     figures = covertype.figures(measured(**({"loss": SAME} | changes)))
     assert covertype.REPRODUCTION.verdict(figures) == "not reproduced"
+    worse = "worse by more than the margin" in covertype._notes(figures)[0]
+    assert worse == ("loss" in changes)
 
 
 def test_a_tree_that_is_better_by_more_than_the_margin_is_not_parity_and_not_worse() -> None:
