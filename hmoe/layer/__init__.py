@@ -1,9 +1,11 @@
 """The algorithm, torch only. Read it in this order: tree_spec, tree, tree_ops, scores, scorers,
-gates, bottom_up, heads, routing, selection (with checks, beam, capacity), expert_choice, streams,
-experts, staff, dispatch, hmoe. Then by itself: looks, asking, descent, lazy and neurons (very large
-trees), soft_moe, and outline, rows, move, moving_gates, moving, dealing (trees that change)."""
+gates, bottom_up, branch, heads, routing, selection (with checks, beam, capacity), expert_choice,
+streams, experts, staff, dispatch, hmoe. Then by itself: looks, asking, descent, lazy and neurons
+(very large trees), soft_moe, and outline, rows, move, moving_gates, moving, dealing (trees that
+change)."""
 
 from hmoe.layer.bottom_up import BottomUp
+from hmoe.layer.branch import Branch
 from hmoe.layer.dealing import dealt
 from hmoe.layer.expert_choice import expert_choice
 from hmoe.layer.experts import Mlp, SwiGlu
@@ -24,6 +26,7 @@ from hmoe.layer.tree import Tree
 
 __all__ = [
     "BottomUp",
+    "Branch",
     "ByUnit",
     "Choice",
     "Constant",

@@ -128,7 +128,7 @@ def _tied_scores(
 
 def _own_weights(gate: Gate) -> Linear | None:
     """The one scorer of a linear gate whose nodes have weights of their own, else None."""
-    if not isinstance(gate, TopDown) or isinstance(gate, Tied) or len(gate.scorers) > 1:
+    if not isinstance(gate, TopDown) or isinstance(gate, Tied) or len(gate.scorers) != 1:
         return None
     scorer = gate.scorers[0]
     return scorer if type(scorer) is Linear else None

@@ -1,5 +1,6 @@
 """All reproductions, in the order of their years."""
 
+from hmoe.reproductions.branch_covertype import REPRODUCTION as BRANCH_COVERTYPE
 from hmoe.reproductions.jacobs_1991_vowels import VOWELS_1991
 from hmoe.reproductions.jordan_jacobs_1994_arm import ARM
 from hmoe.reproductions.jordan_jacobs_1994_trees import TREES
@@ -25,3 +26,4 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         WANG_2024_LOSS_FREE,
     )
 }
+REPRODUCTIONS: dict[str, Reproduction] = {r.name: r for r in (MA_2018_CENSUS, BRANCH_COVERTYPE)}
