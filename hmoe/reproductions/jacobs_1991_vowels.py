@@ -35,8 +35,7 @@ EXPERTS = {"experts_4": 4, "experts_8": 8}
 HIDDEN = {"backprop_6": 6, "backprop_12": 12}
 VOWELS, FEATURES = ("i", "I", "A", "V"), ("f1", "f2")
 RATE, GOAL, MOST_EPOCHS = 1e-3, 0.08, 6000
-_INIT_RANGE = 0.5
-_ACTIVE = 0.05
+_INIT_RANGE, _ACTIVE = 0.5, 0.05
 _TRAIN, _TEST = 50, 25
 _SET = "vowel_peterson_barney"
 # Mean and standard deviation of the epochs in the paper's table.
@@ -158,8 +157,8 @@ def accuracy(model: nn.Module, rows: Rows) -> float:
 def active(model: nn.Module, rows: Rows) -> int:
     """How many experts have some row on which their proportion is above a twentieth."""
     with torch.no_grad():
-        output, _ = answers(model, rows.x_TD)
-    return int((output.reach_TE.max(0).values > _ACTIVE).sum())
+        reach_TE = answers(model, rows.x_TD)[0].reach_TE
+    return int((reach_TE.max(0).values > _ACTIVE).sum())
 
 
 def figures(measured: Sequence[Measured]) -> dict[str, Figure]:
@@ -177,7 +176,7 @@ def figures(measured: Sequence[Measured]) -> dict[str, Figure]:
         found[f"{arm}_failed"] = Figure(float(of([arm], "reached").count(False)))
     for arm in EXPERTS:
         found[f"{arm}_active"] = Figure.over(of([arm], "active"))
-    experts, backprop = of([*EXPERTS], "epochs"), of([*HIDDEN], "epochs")
+    experts, backprop = (of([*arms], "epochs") for arms in (EXPERTS, HIDDEN))
     found["ratio"] = Figure(mean(backprop) / mean(experts))
     found["p"] = Figure(float(stats.ttest_ind(experts, backprop, equal_var=False).pvalue))
     right = [found[f"{arm}_{part}"].value for arm in _PUBLISHED for part in ("train", "test")]

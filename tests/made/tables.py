@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 
 def vowels() -> Mapping[str, bytes]:
-    """76 speakers who say four vowels once; formants rise with the vowel, pitch with the speaker."""
+    """76 speakers who say four vowels once; formants go by the vowel, pitch by the speaker."""
     lines = ["type,sex,speaker,vowel,repetition,f0,f1,f2,f3"]
     for speaker in range(1, 77):
         for place, vowel in enumerate(("i", "I", "A", "V")):
