@@ -44,7 +44,7 @@ def test_the_result_and_its_page_by_hand(tmp_path: Path) -> None:
     assert "- Made up." in page
     assert "    hmoe reproduce made\n" in page
     assert "5 cells; 5\u202fmin of one core, 2\u202fmin 30\u202fs by the clock" in page
-    assert "cells were measured at: cccccccccccc (" in page
+    assert "cells were measured at: cccccccccccc\n" in page
     assert "They were changed since" not in page
     assert "![Is the mean between 1 and 3?](figure.svg)" in page
     assert drift(MADE, tmp_path) == []
