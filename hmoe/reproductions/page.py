@@ -56,7 +56,8 @@ def _lines(reproduction: Reproduction, result: Mapping[str, Any]) -> Iterator[st
     yield f"- git commit: {(result['git_commit'] or 'unknown')[:12]}{dirty}"
     measured_at = [short(commit) for commit in result.get("measured_at", ())]
     if measured_at and measured_at != [short(result["git_commit"] or "")]:
-        yield f"- cells were measured at: {', '.join(measured_at)} (+: with changes)"
+        changes = " (+: with changes)" if any(c.endswith("+") for c in measured_at) else ""
+        yield f"- cells were measured at: {', '.join(measured_at)}{changes}"
     yield "- versions: " + ", ".join(f"{k} {v}" for k, v in result["versions"].items())
     again = f"hmoe reproduce {reproduction.name} --check"
     yield f"- every number: result.json; `{again}` judges them anew"

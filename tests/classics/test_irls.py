@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hmoe.classics import with_constant
 from hmoe.classics.irls import (
+    bound_step,
     curvature,
     group_objective,
     least_squares,
@@ -119,3 +120,24 @@ def test_steps_converge_to_the_maximum() -> None:
         weight_GbC = newton_step(x_TC, target_bGT, weight_GbC)
     logits_bGT = logits(x_TC, weight_GbC)
     assert slope(x_TC, target_bGT, logits_bGT).abs().max() < 1e-8
+
+
+def test_a_bound_step_by_hand() -> None:
+    """Slope 1 and -1; the bound is half of 4 rows: the difference moves by 2 * (1 + 1) / 4 = 1."""
+    x_TC, weight_GbC = torch.ones(4, 1).double(), torch.zeros(1, 2, 1).double()
+    target_bGT = torch.tensor([[[0.75] * 4], [[0.25] * 4]]).double()
+    moved = bound_step(x_TC, target_bGT, weight_GbC).flatten()
+    assert (moved[0] - moved[1]).item() == pytest.approx(1.0)
+
+
+def test_bound_steps_never_go_down_and_end_where_newton_does() -> None:
+    x_TC, target_bGT, start_GbC = gate_case()
+    bound_GbC, newton_GbC = start_GbC, start_GbC
+    for _ in range(500):
+        before = objective(x_TC, target_bGT, bound_GbC)
+        bound_GbC = bound_step(x_TC, target_bGT, bound_GbC)
+        assert (objective(x_TC, target_bGT, bound_GbC) >= before - 1e-12).all()
+    for _ in range(30):
+        newton_GbC = newton_step(x_TC, target_bGT, newton_GbC)
+    probs = [logits(x_TC, w).softmax(0) for w in (bound_GbC, newton_GbC)]
+    torch.testing.assert_close(*probs, atol=1e-6, rtol=0)

@@ -1,0 +1,65 @@
+"""Jordan & Jacobs (1994), table 1: figures of made cells by hand, and tiny descents."""
+
+from pathlib import Path
+
+import pytest
+
+from hmoe.reproductions import jordan_jacobs_1994_arm as arm
+from hmoe.reproductions.record import Cell, Measured
+
+
+def made_cells(*, reach: int) -> list[Measured]:
+    """EM falls to 0.1 and has converged after 10 epochs; backprop gets there after `reach`."""
+    cells = [
+        Measured(Cell("em", seed), {"curve": [0.31, 0.2, 0.1], "converged": 10}, 1.0)
+        for seed in range(2)
+    ]
+    for name in arm.EPOCHS:
+        slow = [0.5] * reach + [0.1 if name != "gradient_0.3" else 0.2]
+        cells += [Measured(Cell(name, seed), {"curve": slow}, 1.0) for seed in range(2)]
+    return cells
+
+
+def test_figures_by_hand() -> None:
+    found = arm.figures(made_cells(reach=300))
+    assert found["linear"].value == 0.31
+    assert found["em_error"].value == pytest.approx(0.1)
+    assert found["gradient_0.3_missed"].value == 2
+    assert found["gradient_0.3_ratio"].value == 1500 / 10
+    assert found["gradient_1.0_ratio"].value == 300 / 10
+    # Of the two rates the one that gets there sooner counts.
+    assert found["gradient_ratio"].value == 30
+    assert found["gradient_error"].value == pytest.approx(0.1)
+    assert arm.ARM.verdict(found) == "reproduced"
+    assert arm.notes(found)[0].startswith("Runs of backprop that did not reach")
+    assert "gradient_0.3 2 of" in arm.notes(found)[0]
+
+
+def test_backprop_that_is_quick_leaves_the_shape_only() -> None:
+    found = arm.figures(made_cells(reach=199))
+    assert found["gradient_ratio"].value == pytest.approx(19.9)
+    assert arm.ARM.verdict(found) == "in shape only"
+
+
+def test_when_a_curve_is_there() -> None:
+    assert arm.epochs_to([3.0, 2.0, 1.0, 0.5], 1.0) == 2
+    assert arm.epochs_to([3.0], 1.0) is None
+    assert arm.epochs_to([], 1.0) is None
+
+
+def test_cells_of_few_seeds() -> None:
+    found = arm.cells("cpu", 5)
+    assert [cell.seed for cell in found if cell.arm == "em"] == [0, 1, 2, 3, 4]
+    assert [cell.seed for cell in found if cell.arm == "momentum_0.1"] == [0, 1, 2]
+
+
+def test_backprop_descends_and_one_that_diverges_ends() -> None:
+    curve = arm.descend(0, rate=0.3, momentum=0.0, epochs=3)
+    assert len(curve) == 4
+    assert curve == sorted(curve, reverse=True)
+    assert len(arm.descend(0, rate=1e25, momentum=0.0, epochs=20)) < 21
+
+
+def test_the_picture_is_drawn(tmp_path: Path) -> None:
+    arm.draw(made_cells(reach=3), tmp_path / "figure.svg")
+    assert "relative error, test rows" in (tmp_path / "figure.svg").read_text()
