@@ -208,7 +208,7 @@ SHAZEER_2017_HIERARCHY = Reproduction(
     ],
     sets=[TEXT],
     seeds=5,
-    minutes=15,
+    minutes=6,
     cells=lambda size, seeds: grid(list(ARMS), seeds),
     measure=_measure,
     figures=figures,

@@ -106,6 +106,10 @@ def notes(figures: Figures) -> list[str]:
             f"{ARMS[arm][0]}: MaxVio {first:.2f} at half of the steps, {last:.2f} at the end"
         )
     told = ["; ".join(found) + "."]
+    for rate in ("0.001", "0.01"):
+        first, last = (figures[f"{key}_bias_{rate}"].value for key in ("halfway", "violation"))
+        falls = "still fell" if last < first else "no longer fell"
+        told.append(f"With a bias at {rate} MaxVio {falls} in the second half of the steps.")
     steps = figures["steps"].value
     told.append(
         f"A bias moves by its rate a step: over these {steps:,.0f} steps by at most "
@@ -224,7 +228,7 @@ WANG_2024_LOSS_FREE = Reproduction(
     ],
     sets=[TEXT],
     seeds=3,
-    minutes=10,
+    minutes=3,
     cells=lambda size, seeds: grid(list(ARMS), seeds),
     measure=_measure,
     figures=figures,
