@@ -222,7 +222,7 @@ WANG_2024_LOSS_FREE = Reproduction(
         "64 experts, top 6, and 2 shared ones, sigmoid gates, as published; experts are 32 wide "
         "(gpu: 96).",
         "WikiText-2 by bytes and its validation split; ratios of perplexities are those a word.",
-        "The trees are an extension nobody has published: 8 groups of 8, of which the best 3 stay "
+        "The trees are an extension of ours: 8 groups of 8, of which the best 3 stay "
         "in the running; a bias for every node, against biases for experts alone.",
         "The differences of `system=loss_free`: the gate has a bias, which starts at zero.",
     ],
