@@ -154,10 +154,10 @@ def _rows() -> list[Row]:
         rows.append(Row(f"{label}: loss, nats a byte", told, f"loss_{arm}"))
     rows.append(Row("MaxVio, loss at 0.001 over bias at 0.001", "18", "times_0.001", 1))
     rows.append(Row("MaxVio, loss at 0.001 over bias at 0.01", "", "times_0.01", 1))
-    rows.append(Row("perplexity, bias at 0.001 over loss at 0.001", "0.994", "cost_0.001"))
-    rows.append(Row("perplexity, bias at 0.01 over loss at 0.001", "", "cost_0.01"))
+    rows.append(Row("perplexity, bias at 0.001 over loss at 0.001 (90 %)", "0.994", "cost_0.001"))
+    rows.append(Row("perplexity, bias at 0.01 over loss at 0.001 (90 %)", "", "cost_0.01"))
     rows.append(
-        Row("perplexity, tree with a bias a node over flat with 0.01", "", "cost_tree_nodes")
+        Row("perplexity, tree with a bias a node over flat with 0.01 (90 %)", "", "cost_tree_nodes")
     )
     for arm in ("tree_nodes", "tree_experts"):
         rows.append(Row(f"{ARMS[arm][0]}: CV of the load of the 8 units", "", f"units_{arm}"))
