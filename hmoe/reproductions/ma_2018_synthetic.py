@@ -1,6 +1,7 @@
 """Does a gate a task keep two tasks from hurting each other? Ma et al. (2018), synthetic data."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,10 +123,13 @@ def figures(measured: Sequence[Measured]) -> dict[str, Figure]:
     for (system, p), error in errors.items():
         found[f"{system}_{p}"] = Figure.over(error)
         found[f"{system}_{p}_median"] = Figure(float(np.median(error)))
+    resampled = _resampled(errors)
     for system in SYSTEMS:
-        found |= _named(f"gap_{system}", errors, lambda e, s=system: _gap(e, s, np.mean))
-    found |= _named("gap_omoe_minus_mmoe", errors, lambda e: _more_gap(e, np.mean))
-    found |= _named("gap_omoe_minus_mmoe_median", errors, lambda e: _more_gap(e, np.median))
+        gap = partial(_gap, system=system, middle=np.mean)
+        found |= _named(f"gap_{system}", gap, errors, resampled)
+    for name, middle in (("", np.mean), ("_median", np.median)):
+        more = partial(_more_gap, middle=middle)
+        found |= _named(f"gap_omoe_minus_mmoe{name}", more, errors, resampled)
     for p in CORRELATIONS:
         bottom, mixture = errors["sb", p], errors["mmoe", p]
         welch = stats.ttest_ind(bottom, mixture, equal_var=False)
@@ -150,15 +154,21 @@ def _more_gap(errors: Errors, middle: Callable[..., Any]) -> Any:
     return _gap(errors, "omoe", middle) - _gap(errors, "mmoe", middle)
 
 
-def _named(name: str, errors: Errors, statistic: Callable[[Errors], Any]) -> dict[str, Figure]:
-    """A statistic with its percentile bootstrap interval, whose lower end is a figure too.
+def _resampled(errors: Errors) -> Errors:
+    """Bootstrap samples (resamples, runs) of all errors.
 
     Runs are drawn whole: all systems at both correlations share a run's rows.
     """
     num_runs = len(errors["mmoe", 1.0])
     draw = np.random.default_rng(0).integers(num_runs, size=(_RESAMPLES, num_runs))
-    resampled = statistic({key: error[draw] for key, error in errors.items()})
-    low, high = np.quantile(resampled, [0.025, 0.975])
+    return {key: error[draw] for key, error in errors.items()}
+
+
+def _named(
+    name: str, statistic: Callable[[Errors], Any], errors: Errors, resampled: Errors
+) -> dict[str, Figure]:
+    """A statistic with its 95 % percentile interval, whose lower end is a figure too."""
+    low, high = np.quantile(statistic(resampled), [0.025, 0.975])
     figure = Figure(float(statistic(errors)), low=float(low), high=float(high))
     return {name: figure, f"{name}_low": Figure(float(low))}
 

@@ -201,7 +201,7 @@ SHAZEER_2017_LOSSES = Reproduction(
     ],
     sets=[TEXT],
     seeds=3,
-    minutes=10,
+    minutes=3,
     cells=lambda size, seeds: grid(list(ARMS), seeds),
     measure=_measure,
     figures=figures,
