@@ -71,9 +71,10 @@ def made_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def data_overrides(data: str, made_files: Path) -> list[str]:
-<<<<<<< HEAD
     """A data option, pointed at made files if it reads files, of a known set or of the user."""
     said = OmegaConf.load(CONF / "data" / f"{data}.yaml")
+    if "name" in said:  # of the Hub, where a folder has a name, too
+        return [f"data={data}", f"data.name={made_files}"]
     if "root" not in said:
         return [f"data={data}"]
     root = made_files / OWN.get(data, ("",))[0]
@@ -81,11 +82,6 @@ def data_overrides(data: str, made_files: Path) -> list[str]:
         root = made_files / Path(said.root).name
     blocks = [f"data.blocks={list(BLOCKS)}"] if "blocks" in said else []
     return [f"data={data}", f"data.root={root}", *blocks, *OWN.get(data, ("",))[1:]]
-=======
-    """A data option, pointed at made files if it reads files of the user."""
-    place = {"root", "name"} & OmegaConf.load(CONF / "data" / f"{data}.yaml").keys()
-    return [f"data={data}", *(f"data.{key}={made_files}" for key in place)]
->>>>>>> text
 
 
 def selects(group: str, option: str) -> str:

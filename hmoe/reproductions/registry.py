@@ -24,6 +24,6 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         MA_2018_CENSUS,
         RATE,
         WANG_2024_LOSS_FREE,
+        BRANCH_COVERTYPE,
     )
 }
-REPRODUCTIONS: dict[str, Reproduction] = {r.name: r for r in (MA_2018_CENSUS, BRANCH_COVERTYPE)}

@@ -79,11 +79,7 @@ def _lines(lines: object) -> bytes:
 
 
 def vowels() -> Mapping[str, bytes]:
-<<<<<<< HEAD
-    """76 speakers who say four vowels once; formants rise with the vowel, the pitch by speaker."""
-=======
     """76 speakers who say four vowels once; formants go by the vowel, pitch by the speaker."""
->>>>>>> classics
     lines = ["type,sex,speaker,vowel,repetition,f0,f1,f2,f3"]
     for speaker in range(1, 77):
         for place, vowel in enumerate(("i", "I", "A", "V")):
