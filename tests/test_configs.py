@@ -192,6 +192,8 @@ def test_every_option_goes_with_the_defaults_of_all_others(group: str, option: s
 
 def refusal(choice: dict[str, str], model: str) -> str | None:
     """Words of the message by which a pair of choices is refused, None if they go together."""
+    if choice.get("gate") == "branch":
+        return "gate: branch parts tokens in two"  # of the trees of conf/tree none is binary
     selection, balance = choice.get("selection", ""), choice.get("balance", "")
     if choice.get("gate") == "tied" and choice.get("tree") == "company":
         return "equal size"
