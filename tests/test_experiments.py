@@ -13,12 +13,8 @@ from omegaconf import DictConfig
 
 from hmoe.config import CONF, compose, expand, options, read_experiment, read_system
 from hmoe.data import KNOWN_SETS
-<<<<<<< HEAD
 from hmoe.errors import ConfigError
-from hmoe.training import assemble
-=======
 from hmoe.training import assemble, mean_of
->>>>>>> classics
 from tests.made import MADE, made_sets, write_set
 from tests.made.tables import BLOCKS
 

@@ -202,16 +202,9 @@ RATE = Reproduction(
     ),
     deviations=(
         "7 numbers of rows from 100 to 100,000, theirs are 200; they have 40 draws, ours are "
-<<<<<<< HEAD
-        "beside the figures. Inputs are evenly spaced in [0, 1], as theirs. EM starts at the "
-        "truth with "
-        "N(0, 0.1) added to every parameter (variances times its exponential) and ends when all "
-        "rows gain less than 1e-6 nats together.",
-=======
         "beside the figures. Inputs are evenly spaced in [0, 1], as theirs. EM starts at the truth "
         "with N(0, 0.1) added to every parameter (variances times its exponential) and ends when "
         "all rows gain less than 1e-6 nats together.",
->>>>>>> classics
         "Only fits with as many experts as the truth. With more the published curves of means rest "
         "on outliers, and their medians do not fall.",
         "Two levels are our own design: 2 units of 2 linear experts on the square [-2, 2], the "

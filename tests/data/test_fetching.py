@@ -87,7 +87,7 @@ def everything(root: Path) -> list[str]:
 
 
 def test_right_files_are_put_plain_whatever_came(server: str, tmp_path: Path) -> None:
-    ANSWERS.update({"/one.txt": ONE, "/two.txt.gz?download=1": gzip.compress(TWO)})
+    ANSWERS.update({"/one.txt": ONE, "/two.txt.gz?download=1": gzip.compress(TWO, mtime=0)})
     plays = known(
         file("one.txt", ONE, f"{server}/one.txt"),
         file("sub/two.txt", TWO, f"{server}/two.txt.gz?download=1"),
@@ -122,8 +122,16 @@ def test_a_file_has_the_permissions_of_any_other(server: str, tmp_path: Path) ->
             r"one\.txt: expected sha256 \w+ .*found sha256 .*another edit",
         ),
         ("/one.txt", ONE + bytes(2**17), r"expected at most \d+ bytes, found more"),
-        ("/one.txt.gz", gzip.compress(ONE + b"x"), r"expected at most 4000 bytes, found more"),
-        ("/one.txt.gz", gzip.compress(ONE)[:-4], r"expected a whole file.*one\.txt\.gz\. Try"),
+        (
+            "/one.txt.gz",
+            gzip.compress(ONE + b"x", mtime=0),
+            r"expected at most 4000 bytes, found more",
+        ),
+        (
+            "/one.txt.gz",
+            gzip.compress(ONE, mtime=0)[:-4],
+            r"expected a whole file.*one\.txt\.gz\. Try",
+        ),
         ("/broken/one.txt", ONE, r"one\.txt: broke off after 2000 of 4000 bytes\. Try again"),
         ("/one.txt", None, r"one\.txt: does not answer: Not Found\. Try again"),
     ],
@@ -175,7 +183,9 @@ def test_a_wrong_file_that_is_there_is_told_and_kept(
     server: str, tmp_path: Path, name: str
 ) -> None:
     ANSWERS["/one.txt"] = ONE
-    (tmp_path / name).write_bytes(gzip.compress(b"mine") if name.endswith(".gz") else b"mine")
+    (tmp_path / name).write_bytes(
+        gzip.compress(b"mine", mtime=0) if name.endswith(".gz") else b"mine"
+    )
     before = (tmp_path / name).read_bytes()
     with pytest.raises(DataError, match=r"one\.txt.*expected sha256 .*found sha256"):
         fetch(known(file("one.txt", ONE, f"{server}/one.txt")), tmp_path, show=quiet)
@@ -184,7 +194,7 @@ def test_a_wrong_file_that_is_there_is_told_and_kept(
 
 
 def test_a_packed_file_that_is_there_is_enough(tmp_path: Path) -> None:
-    (tmp_path / "one.txt.gz").write_bytes(gzip.compress(ONE))
+    (tmp_path / "one.txt.gz").write_bytes(gzip.compress(ONE, mtime=0))
     plays = known(file("one.txt", ONE, None), advice="Ask its makers.")
     assert fetch(plays, tmp_path, show=quiet) == [tmp_path / "one.txt.gz"]
 

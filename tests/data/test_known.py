@@ -24,7 +24,7 @@ def known(url: str | None = "https://example.org/f.txt", advice: str = "") -> Kn
 
 @pytest.mark.parametrize(
     ("ending", "content"),
-    [("", CONTENT), (".gz", gzip.compress(CONTENT)), (".xz", lzma.compress(CONTENT))],
+    [("", CONTENT), (".gz", gzip.compress(CONTENT, mtime=0)), (".xz", lzma.compress(CONTENT))],
 )
 def test_a_file_is_read_plain_or_packed(tmp_path: Path, ending: str, content: bytes) -> None:
     (tmp_path / f"f.txt{ending}").write_bytes(content)
@@ -32,7 +32,7 @@ def test_a_file_is_read_plain_or_packed(tmp_path: Path, ending: str, content: by
 
 
 def test_the_plain_file_counts_before_the_packed(tmp_path: Path) -> None:
-    (tmp_path / "f.txt.gz").write_bytes(gzip.compress(CONTENT))
+    (tmp_path / "f.txt.gz").write_bytes(gzip.compress(CONTENT, mtime=0))
     (tmp_path / "f.txt").write_bytes(b"other")
     assert known().find(tmp_path, "f.txt") == tmp_path / "f.txt"
     with pytest.raises(DataError):
@@ -45,7 +45,7 @@ def test_other_content_is_told_with_path_digests_and_remedy(
     tmp_path: Path, content: bytes, packed: bool
 ) -> None:
     path = tmp_path / ("f.txt.gz" if packed else "f.txt")
-    path.write_bytes(gzip.compress(content) if packed else content)
+    path.write_bytes(gzip.compress(content, mtime=0) if packed else content)
     with pytest.raises(DataError) as told:
         known().read(tmp_path, "f.txt")
     message = str(told.value)
@@ -58,7 +58,7 @@ def test_other_content_is_told_with_path_digests_and_remedy(
 
 
 def test_a_damaged_packing_is_told(tmp_path: Path) -> None:
-    (tmp_path / "f.txt.gz").write_bytes(gzip.compress(CONTENT)[:-6])
+    (tmp_path / "f.txt.gz").write_bytes(gzip.compress(CONTENT, mtime=0)[:-6])
     with pytest.raises(DataError, match=r"f\.txt\.gz: expected a whole file.*hmoe fetch plays"):
         known().read(tmp_path, "f.txt")
 
