@@ -15,7 +15,17 @@ from typing import Any
 
 from hmoe.cli_reproduce import reproduce
 from hmoe.cli_text import fetch, generate
-from hmoe.cli_views import compare, describe, inspect, publish, report, repro, split_tokens, ui
+from hmoe.cli_views import (
+    bench,
+    compare,
+    describe,
+    inspect,
+    publish,
+    report,
+    repro,
+    split_tokens,
+    ui,
+)
 from hmoe.config import compose, digest, plain_values
 from hmoe.errors import ConfigError, HmoeError, nearest
 
@@ -191,32 +201,6 @@ def status(overrides: Sequence[str]) -> int:
     return 0
 
 
-def bench(overrides: Sequence[str]) -> int:
-    """Run suites of benchmarks, such as `train`: ratios of things measured in turns."""
-    from hmoe.bench import SUITES
-    from hmoe.training import keep_memory
-
-    suites = [o for o in overrides if "=" not in o]
-    for suite in suites:
-        if suite not in SUITES:
-            raise ConfigError(
-                f"suite = {suite}: there are {', '.join(SUITES)}.{nearest(suite, SUITES)}"
-            )
-    if not suites:
-        raise ConfigError(f"a suite is missing: name one or more of {', '.join(SUITES)}.")
-    own = [o for o in overrides if o.split("=")[0] in ("rounds", "out")]
-    options = plain_values(own, {"rounds": 5, "out": "reports/bench"})
-    if not isinstance(options["rounds"], int) or options["rounds"] < 1:
-        raise ConfigError(f"rounds = {options['rounds']}: expected a whole number of at least 1.")
-    rest = [o for o in overrides if o not in own and o not in suites]
-    keep_memory()  # what is measured is what `hmoe train` would do
-    for suite in suites:
-        command = shlex.join(["hmoe", "bench", suite, *own, *rest])
-        out = Path(options["out"])
-        print(SUITES[suite](rounds=options["rounds"], out=out, overrides=rest, command=command))
-    return 0
-
-
 _COMMANDS: dict[str, tuple[Callable[..., int], str]] = {
     "train": (train, "hmoe train data=digits tree.spec=[4,4] selection.k=2"),
     "em": (em, "hmoe em data=robot_arm tree.spec=[2,2,2,2]"),
@@ -238,7 +222,10 @@ _COMMANDS: dict[str, tuple[Callable[..., int], str]] = {
 
 # What is no key=value: a thing to do or not, and text that no grammar should read.
 _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
-    "reproduce": {"check": {"action": "store_true", "help": "judge stored results, run nothing"}},
+    "reproduce": {
+        "check": {"action": "store_true", "help": "judge stored results, run nothing"},
+        "rewrite": {"action": "store_true", "help": "write their pages anew, run nothing"},
+    },
     "generate": {"prompt": {"default": "", "metavar": "TEXT", "help": "what to go on from"}},
 }
 

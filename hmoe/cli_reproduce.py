@@ -26,9 +26,10 @@ _KNOWN = {
 }
 
 
-def reproduce(words: Sequence[str], *, check: bool) -> int:
+def reproduce(words: Sequence[str], *, check: bool, rewrite: bool) -> int:
     """Run published results again and judge them; `all` is every one, --check runs nothing."""
     from hmoe.reproductions import REPRODUCTIONS
+    from hmoe.reproductions import rewrite as rewrite_page
 
     names = [word for word in words if "=" not in word]
     options = _options([word for word in words if "=" in word])
@@ -41,6 +42,10 @@ def reproduce(words: Sequence[str], *, check: bool) -> int:
                 f"{', '.join(REPRODUCTIONS)}, and all."
             )
     chosen = [r for r in REPRODUCTIONS.values() if "all" in names or r.name in names]
+    for reproduction in chosen if rewrite else ():
+        rewrite_page(reproduction, Path(options["out"]) / reproduction.name)
+    if rewrite:
+        return 0
     if check:
         return _check(chosen, Path(options["out"]))
     for reproduction in chosen:  # what is missing is told before any work starts

@@ -1,9 +1,10 @@
-"""The commands that look at what is there: describe, report, compare, repro, inspect, ui.
+"""The commands that train nothing: bench, describe, report, compare, repro, inspect, ui.
 
 Heavy libraries are imported inside the commands, as in `hmoe.cli`.
 """
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from hmoe.cli_words import names_in, run_named
 from hmoe.config import CONF, compose, plain_values, read_experiment, read_system
-from hmoe.errors import ConfigError
+from hmoe.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from hmoe.metrics import Inspection
@@ -20,6 +21,32 @@ if TYPE_CHECKING:
 
 _PORT = 5000
 _WORKERS = 4  # each holds data and a model
+
+
+def bench(overrides: Sequence[str]) -> int:
+    """Run suites of benchmarks, such as `train`: ratios of things measured in turns."""
+    from hmoe.bench import SUITES
+    from hmoe.training import keep_memory
+
+    suites = [o for o in overrides if "=" not in o]
+    for suite in suites:
+        if suite not in SUITES:
+            raise ConfigError(
+                f"suite = {suite}: there are {', '.join(SUITES)}.{nearest(suite, SUITES)}"
+            )
+    if not suites:
+        raise ConfigError(f"a suite is missing: name one or more of {', '.join(SUITES)}.")
+    own = [o for o in overrides if o.split("=")[0] in ("rounds", "out")]
+    options = plain_values(own, {"rounds": 5, "out": "reports/bench"})
+    if not isinstance(options["rounds"], int) or options["rounds"] < 1:
+        raise ConfigError(f"rounds = {options['rounds']}: expected a whole number of at least 1.")
+    rest = [o for o in overrides if o not in own and o not in suites]
+    keep_memory()  # what is measured is what `hmoe train` would do
+    for suite in suites:
+        command = shlex.join(["hmoe", "bench", suite, *own, *rest])
+        out = Path(options["out"])
+        print(SUITES[suite](rounds=options["rounds"], out=out, overrides=rest, command=command))
+    return 0
 
 
 def describe(overrides: Sequence[str]) -> int:

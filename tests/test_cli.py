@@ -124,11 +124,11 @@ def test_who_follows_a_run_does_not_wait_for_mlflow():
             "em.epoch=3: no such key. Did you mean 'em.epochs'? Allowed there: epochs",
         ),
         ("em em.newton_steps=0", "em.newton_steps = 0: must be at least 1"),
-        ("sweep", "sweep= must be given once; there are clothing, frozen_upper, hierarchy"),
+        ("sweep", "sweep= must be given once; there are balance_levels, clothing, frozen_upper"),
         ("sweep sweep=hierarchy sweep=hierarchy", "sweep= must be given once"),
         (
             "sweep sweep=hierachy",
-            "Did you mean 'hierarchy'? Sweeps: clothing, frozen_upper,",
+            "Did you mean 'hierarchy'? Sweeps: balance_levels, clothing,",
         ),
         ("sweep sweep=hierarchy budget.trials=7", "budget.trials=7: must be a multiple of the"),
         ("sweep sweep=hierarchy wrokers=2", "wrokers=2: no such key"),

@@ -8,6 +8,7 @@ import struct
 from collections.abc import Iterator
 from functools import cache
 from itertools import combinations, product
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,15 @@ def num_mixtures(cfg: DictConfig) -> int:
     return cost(assemble(cfg, device="meta").model).num_mixtures
 
 
+def square(cfg: DictConfig) -> bool:
+    """Whether rows of vectors are square pictures that fall into the patches of a model."""
+    data = build(cfg.data)
+    if data.input_kind != "vectors":
+        return True  # refused for another reason
+    side = isqrt(data.in_dim // cfg.model.channels)
+    return cfg.model.channels * side**2 == data.in_dim and side % cfg.model.patch == 0
+
+
 @pytest.mark.parametrize("model", options("model"))
 @pytest.mark.parametrize("data", options("data"))
 def test_a_model_takes_all_data_of_its_kind_and_refuses_the_others(
@@ -159,7 +169,10 @@ def test_a_model_takes_all_data_of_its_kind_and_refuses_the_others(
 ) -> None:
     cfg = compose([*data_overrides(data, made_files), f"model={model}"])
     made = [locate("", node._target_) for node in (cfg.data, cfg.model)]
-    if made[0].input_kind == made[1].input_kind:
+    if model.startswith("vit") and not square(cfg):
+        with pytest.raises(ConfigError, match=r"model\.(channels|patch) = "):
+            assemble(cfg, device="meta")
+    elif made[0].input_kind == made[1].input_kind:
         assert (num_mixtures(cfg) == 0) == model.endswith("_dense")
     else:
         with pytest.raises(ConfigError, match="model"):

@@ -6,7 +6,10 @@ them those of TorchVision for Ruby; the files were not here to be compared.
 
 from hmoe.data.known import Archive, KnownFile, KnownSet
 
-_FASHION = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
+_FASHION = (
+    "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist"
+    "/949006594cc2f804a93b9155849734564c3545ec/data/fashion"
+)
 _CIFAR = "https://www.cs.toronto.edu/~kriz"
 _CIFAR_LICENCE = "none given; the authors ask to be cited"
 _CIFAR_SOURCE = "Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009"

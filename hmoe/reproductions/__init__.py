@@ -7,7 +7,7 @@ and page.py (result.json and its page, checked without running), then the reprod
 from hmoe.reproductions.cells import declared, measure_all
 from hmoe.reproductions.record import Reproduction, Size
 from hmoe.reproductions.registry import REPRODUCTIONS
-from hmoe.reproductions.store import drift, read_result, write_result
+from hmoe.reproductions.store import drift, read_result, rewrite, write_result
 
 __all__ = [
     "REPRODUCTIONS",
@@ -17,5 +17,6 @@ __all__ = [
     "drift",
     "measure_all",
     "read_result",
+    "rewrite",
     "write_result",
 ]

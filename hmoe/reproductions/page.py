@@ -46,7 +46,7 @@ def _lines(reproduction: Reproduction, result: Mapping[str, Any]) -> Iterator[st
         yield from (f"- {deviation}" for deviation in reproduction.deviations)
         yield ""
     yield from ("## How it was run", "")
-    taken = f"{duration(60 * result['core_minutes'])} of one core"
+    taken = f"{duration(60 * result['added_minutes'])} added up"
     if result["minutes"] is not None:
         taken += f", {duration(60 * result['minutes'])} by the clock"
     yield from (f"    {result['command']}", "")

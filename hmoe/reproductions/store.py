@@ -55,7 +55,7 @@ def write_result(
         "measured_at": sorted({m.commit for m in measured if m.commit}),
         "command": command,
         "minutes": minutes,
-        "core_minutes": sum(m.seconds for m in measured) / 60,
+        "added_minutes": sum(m.seconds for m in measured) / 60,
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         **provenance(),
     }
@@ -85,6 +85,23 @@ def read_result(reproduction: Reproduction, folder: Path) -> dict[str, Any]:
     return found
 
 
+def rewrite(reproduction: Reproduction, folder: Path) -> None:
+    """Write page and picture of a stored result anew, after a change of their words.
+
+    Raises:
+        ConfigError: there is no stored result.
+    """
+    result = read_result(reproduction, folder)
+    if reproduction.draw is not None:
+        reproduction.draw(stored_cells(result), folder / PICTURE)
+    write_atomically(folder / README, readme(reproduction, result))
+
+
+def stored_cells(result: Mapping[str, Any]) -> list[Measured]:
+    """The cells of a stored result."""
+    return [Measured(Cell(arm, seed), v, s) for arm, seed, v, s in result["cells"]]
+
+
 def drift(reproduction: Reproduction, folder: Path) -> list[str]:
     """What of a stored result no longer follows from its numbers, by the code of now.
 
@@ -92,7 +109,7 @@ def drift(reproduction: Reproduction, folder: Path) -> list[str]:
         ConfigError: there is no stored result.
     """
     result = read_result(reproduction, folder)
-    measured = [Measured(Cell(arm, seed), v, s) for arm, seed, v, s in result["cells"]]
+    measured = stored_cells(result)
     found = []
     if fingerprint(measured) != result["fingerprint"]:
         found.append("the numbers of the cells were changed")

@@ -12,7 +12,7 @@ from hmoe.errors import ConfigError
 from hmoe.reproductions.cells import criteria_of
 from hmoe.reproductions.page import shown
 from hmoe.reproductions.record import Cell, Criterion, Figure, Measured, Reproduction
-from hmoe.reproductions.store import drift, read_result, write_result
+from hmoe.reproductions.store import drift, read_result, rewrite, write_result
 from tests.reproductions.made import MADE
 
 MEASURED = [Measured(Cell("arm", seed), {"value": seed}, 60.0, "c" * 40) for seed in range(5)]
@@ -35,7 +35,7 @@ def test_the_result_and_its_page_by_hand(tmp_path: Path) -> None:
     result = stored(tmp_path)
     assert json.loads((tmp_path / "result.json").read_text()) == result
     assert result["verdict"] == "reproduced"
-    assert result["core_minutes"] == 5.0
+    assert result["added_minutes"] == 5.0
     page = (tmp_path / "README.md").read_text()
     assert "**Verdict: reproduced.**" in page
     assert "| mean | 2 | 2.000 ± 1.581 (5) |" in page
@@ -43,11 +43,22 @@ def test_the_result_and_its_page_by_hand(tmp_path: Path) -> None:
     assert "| the mean | 1 to 3 | 2.000 | yes | the claim |" in page
     assert "- Made up." in page
     assert "    hmoe reproduce made\n" in page
-    assert "5 cells; 5\u202fmin of one core, 2\u202fmin 30\u202fs by the clock" in page
+    assert "5 cells; 5\u202fmin added up, 2\u202fmin 30\u202fs by the clock" in page
     assert "cells were measured at: cccccccccccc\n" in page
     assert "They were changed since" not in page
     assert "![Is the mean between 1 and 3?](figure.svg)" in page
     assert drift(MADE, tmp_path) == []
+
+
+def test_a_page_is_written_anew_from_the_stored_numbers(tmp_path: Path) -> None:
+    stored(tmp_path)
+    reworded = replace(MADE, deviations=("Made up, in other words.",))
+    assert drift(reworded, tmp_path) == [f"{tmp_path / 'README.md'} is not what the result says"]
+    before = (tmp_path / "result.json").read_bytes()
+    rewrite(reworded, tmp_path)
+    assert drift(reworded, tmp_path) == []
+    assert "- Made up, in other words." in (tmp_path / "README.md").read_text()
+    assert (tmp_path / "result.json").read_bytes() == before
 
 
 def test_a_change_of_criteria_is_told_with_what_was_declared(tmp_path: Path) -> None:
