@@ -17,7 +17,15 @@ from hmoe.training import provenance
 
 RESULT, README = "result.json", "README.md"
 _NEAR = 1e-9
-_PARTS = {"cells", "criteria", "declared_criteria", "figures", "fingerprint", "verdict"}
+_PARTS = {
+    "added_minutes",
+    "cells",
+    "criteria",
+    "declared_criteria",
+    "figures",
+    "fingerprint",
+    "verdict",
+}
 
 
 def write_result(
