@@ -58,7 +58,9 @@ def experiment_row(name: str) -> str:
     """An experiment's line of the table, from its file."""
     experiment = read_experiment(name, CONF)
     title = experiment.title.removesuffix(".")
-    cells = [f"`{name}`", title, experiment.score, f"{experiment.time}, {experiment.hardware}"]
+    unmeasured = experiment.time == experiment.score
+    spent = "-" if unmeasured else f"{experiment.time}, {experiment.hardware}"
+    cells = [f"`{name}`", title, experiment.score, spent]
     return "| " + " | ".join(cells) + " |"
 
 
