@@ -76,7 +76,7 @@ def test_the_table_of_reproductions_says_what_is_stored() -> None:
 def table(heading: str, mark: str) -> dict[str, str]:
     """The lines of the table below a heading, by the name that begins each."""
     part = README.partition(f"\n{heading}\n")[2].partition("\n## ")[0]
-    found = re.findall(rf"^(\| {re.escape(mark)}(\w+).*)$", part, flags=re.MULTILINE)
+    found = re.findall(rf"^(\| {re.escape(mark)}(\w+)[`\]].*)$", part, flags=re.MULTILINE)
     return {name: line for line, name in found}
 
 

@@ -307,7 +307,7 @@ def test_a_flat_top_down_gate_is_a_bottom_up_gate(selection: str, options: dict)
 def test_what_reads_units_changes_the_function_by_design(flat, tree) -> None:
     layer = make([8], gate=bottom_up())
     new, _ = regroup(layer, Tree.from_spec([2, 4]))
-    x = torch.randn(40, DIM)  # so many that some of them choose otherwise
+    x = torch.randn(400, DIM)  # so many that some of them choose otherwise
     torch.testing.assert_close(new(x)[0], layer(x)[0])
     layer.selection, new.selection = flat, tree
     assert not torch.allclose(new(x)[0], layer(x)[0])

@@ -58,7 +58,12 @@ def test_the_record_holds_plan_code_and_time_and_is_written_once(folder):
     assert record["versions"] == CODE["versions"]
     assert before <= datetime.fromisoformat(record["time"]) <= datetime.now(UTC)
     assert record["plan"] == json.loads(json.dumps(fingerprint(sweep(folder))))
-    assert record["plan"]["confirm"] == {"margins": {"val/loss": 0.1}, "alpha": 0.05, "arms": None}
+    assert record["plan"]["confirm"] == {
+        "margins": {"val/loss": 0.1},
+        "alpha": 0.05,
+        "arms": None,
+        "against": {},
+    }
     assert record["free"] == {"question": sweep(folder).question, "trials": 4, "seeds": 4}
     assert register(folder, sweep(folder, "budget.trials=8", "workers=1"), DIALS) == record
 
@@ -103,6 +108,7 @@ def test_what_the_report_reads_of_it(folder):
             "margins": {"val/loss": 0.1},
             "alpha": 0.05,
             "arms": None,
+            "against": {},
         },
     }
 
