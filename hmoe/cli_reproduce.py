@@ -5,11 +5,11 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from hmoe.cli_progress import progress
 from hmoe.config import plain_values
 from hmoe.errors import ConfigError, nearest
 
@@ -67,7 +67,7 @@ def _run(reproduction: "Reproduction", options: dict[str, Any], command: str) ->
     started = time.time()
     print(f"{reproduction.name}: {reproduction.title}", file=sys.stderr)
     try:
-        with _progress(f"about {reproduction.minutes:g} min") as show:
+        with progress(f"about {reproduction.minutes:g} min", time_left=True) as show:
             measured = measure_all(
                 reproduction,
                 root=Path(options["root"]),
@@ -138,33 +138,3 @@ def _find_sets(reproduction: "Reproduction", root: Path) -> None:
     for name in reproduction.sets:
         for file in KNOWN_SETS[name].files:
             KNOWN_SETS[name].find(root / name, file.name)
-
-
-@contextmanager
-def _progress(foretold: str) -> Iterator[Any]:
-    """Show on standard error which cell ended last, how many are done, and the time left."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(foretold, total=None)
-
-        def show(what: str, done: int, total: int) -> None:
-            progress.update(task, description=what or foretold, completed=done, total=total)
-
-        yield show

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hmoe.cli_progress import progress
 from hmoe.cli_words import names_in, run_named
 from hmoe.config import plain_values
 from hmoe.errors import ConfigError, nearest
@@ -15,9 +16,6 @@ from hmoe.errors import ConfigError, nearest
 
 def fetch(words: Sequence[str]) -> int:
     """Download a published data set, compared with its digests, into root/NAME."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
-
     from hmoe.data import KNOWN_SETS
     from hmoe.data.fetching import fetch as fetch_set
 
@@ -30,13 +28,7 @@ def fetch(words: Sequence[str]) -> int:
     if name not in KNOWN_SETS:
         raise ConfigError(f"{name}: no such set.{nearest(name, KNOWN_SETS)} {there_are}")
     known = KNOWN_SETS[name]
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("")
-
-        def show(what: str, done: int, total: int) -> None:
-            progress.update(task, description=what, completed=done, total=total)
-
+    with progress(in_bytes=True) as show:
         paths = fetch_set(known, Path(options["root"]) / name, show=show)
     print(f"{name}: {known.title}")
     print(f"source: {known.source}")

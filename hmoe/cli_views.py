@@ -6,11 +6,11 @@ Heavy libraries are imported inside the commands, as in `hmoe.cli`.
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hmoe.cli_progress import progress
 from hmoe.cli_words import names_in, run_named
 from hmoe.config import CONF, compose, plain_values, read_experiment, read_system
 from hmoe.errors import ConfigError, nearest
@@ -131,7 +131,7 @@ def inspect(words: Sequence[str]) -> int:
         raise ConfigError(f"tokens = {options['tokens']}: expected a whole number.")
     runs = Path(options["runs"])
     folder, run = run_named(runs, name)
-    with _progress() as show:
+    with progress() as show:
         inspection = inspect_run(
             folder,
             split=options["split"],
@@ -234,7 +234,7 @@ def _inspections(
     if tokens == 0:
         found = known_inspections(runs, study)
     else:
-        with _progress() as show:
+        with progress() as show:
             found = inspect_study(runs, study, tokens=tokens, workers=workers, show=show)
     for run in study.runs:
         if run.id in found.new:
@@ -256,19 +256,3 @@ def _log_inspection(runs: Path, run_id: str, inspection: "Inspection", folder: P
     # A step that has an image keeps it: another pass or another layer has a key of its own.
     key = f"organisation/{inspection.split}_{inspection.num_tokens}/{first.layer.name}"
     store.log_images(run_id, key, frames(first))
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Show on standard error what is being done, and how far it is."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("")
-
-        def show(what: str, done: int, total: int) -> None:
-            progress.update(task, description=what, completed=done, total=total)
-
-        yield show
