@@ -42,6 +42,16 @@ def reproduce(words: Sequence[str], *, check: bool, rewrite: bool) -> int:
                 f"{', '.join(REPRODUCTIONS)}, and all."
             )
     chosen = [r for r in REPRODUCTIONS.values() if "all" in names or r.name in names]
+    given = [word for word in words if "=" in word]
+    if check and rewrite:
+        raise ConfigError("--check and --rewrite: one of them; a page just written never drifts.")
+    if unused := [word for word in given if check or rewrite if not word.startswith("out=")]:
+        raise ConfigError(
+            f"{unused[0]}: nothing is run with --check or --rewrite, which know out=."
+        )
+    if no_gpu := [r.name for r in chosen if options["size"] == "gpu" and not r.gpu]:
+        own = ", ".join(r.name for r in REPRODUCTIONS.values() if r.gpu)
+        raise ConfigError(f"size = gpu: {no_gpu[0]} runs on the CPU alone; it is known to {own}.")
     for reproduction in chosen if rewrite else ():
         rewrite_page(reproduction, Path(options["out"]) / reproduction.name)
     if rewrite:
@@ -50,7 +60,6 @@ def reproduce(words: Sequence[str], *, check: bool, rewrite: bool) -> int:
         return _check(chosen, Path(options["out"]))
     for reproduction in chosen:  # what is missing is told before any work starts
         _find_sets(reproduction, Path(options["root"]))
-    given = [word for word in words if "=" in word]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # answered as Ctrl-C is
     for reproduction in chosen:
         _run(reproduction, options, shlex.join(["hmoe", "reproduce", reproduction.name, *given]))
@@ -58,7 +67,7 @@ def reproduce(words: Sequence[str], *, check: bool, rewrite: bool) -> int:
 
 
 def _run(reproduction: "Reproduction", options: dict[str, Any], command: str) -> None:
-    from hmoe.reproductions import declared, measure_all, write_result
+    from hmoe.reproductions import cells_of_other_commits, declared, measure_all, write_result
 
     size, seeds = options["size"], options["seeds"] or reproduction.seeds
     folder = Path(options["runs"]) / "reproductions" / f"{reproduction.name}_{size}"
@@ -80,17 +89,25 @@ def _run(reproduction: "Reproduction", options: dict[str, Any], command: str) ->
     except KeyboardInterrupt:
         print(f"stopped; go on with: {command}", file=sys.stderr)
         raise
+    if older := cells_of_other_commits(measured):
+        print(
+            f"measured at {', '.join(older)}, not at this commit. If what these cells measure has "
+            f"changed since, delete {folder} and run again.",
+            file=sys.stderr,
+        )
+    # A GPU's result stands beside that of the CPU, which `--check` judges.
+    out = Path(options["out"]) / (reproduction.name + "_gpu" * (size == "gpu"))
     result = write_result(
         reproduction,
         measured,
-        Path(options["out"]) / reproduction.name,
+        out,
         command=command,
         size=size,
         minutes=(time.time() - started) / 60 if fresh else None,
         declared=declared(folder),
     )
     print(f"{reproduction.name}: {result['verdict']}")
-    print(Path(options["out"]) / reproduction.name / "README.md")
+    print(out / "README.md")
 
 
 def _check(chosen: Sequence["Reproduction"], out: Path) -> int:
@@ -116,10 +133,10 @@ def _options(overrides: Sequence[str]) -> dict[str, Any]:
     from hmoe.reproductions import Size
 
     options = plain_values(overrides, _KNOWN)
-    for name in ("seeds", "workers"):
+    for name, least in {"seeds": 2, "workers": 1}.items():  # one seed has no spread
         value = options[name]
-        if value is not None and (type(value) is not int or value < 1):
-            raise ConfigError(f"{name} = {value}: expected a whole number of at least 1.")
+        if value is not None and (type(value) is not int or value < least):
+            raise ConfigError(f"{name} = {value}: expected a whole number of at least {least}.")
     for name in ("root", "runs", "out"):
         if not isinstance(options[name], str):
             raise ConfigError(f"{name} = {options[name]}: expected a folder.")

@@ -4,7 +4,7 @@ Reading order: record.py (claim, criteria, cells, figures, verdict), cells.py (m
 and page.py (result.json and its page, checked without running), then the reproductions.
 """
 
-from hmoe.reproductions.cells import declared, measure_all
+from hmoe.reproductions.cells import cells_of_other_commits, declared, measure_all
 from hmoe.reproductions.record import Reproduction, Size
 from hmoe.reproductions.registry import REPRODUCTIONS
 from hmoe.reproductions.store import drift, read_result, rewrite, write_result
@@ -13,6 +13,7 @@ __all__ = [
     "REPRODUCTIONS",
     "Reproduction",
     "Size",
+    "cells_of_other_commits",
     "declared",
     "drift",
     "measure_all",

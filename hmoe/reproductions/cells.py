@@ -127,6 +127,11 @@ def _measure(
             show(cell.place, done, total)
 
 
+def cells_of_other_commits(measured: Sequence[Measured]) -> list[str]:
+    """The commits, other than that of the code, at which cells were measured by earlier calls."""
+    return sorted({m.commit for m in measured if m.commit} - {_commit()})
+
+
 def _commit() -> str | None:
     """The commit of the code, with a plus where it has changes."""
     at = provenance()

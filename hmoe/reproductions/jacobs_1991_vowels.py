@@ -207,19 +207,18 @@ def notes(found: Figures) -> list[str]:
         sign = "the same sign here" if gap > 0 else "the sign is reversed here"
         lines.append(f"In the paper {words}; {sign} ({abs(gap):.0f} epochs, Welch's p {p:.2g}).")
     lines.append(
-        f"Epochs spread up to {found['spread'].value:.1f} times as widely as in the paper. All "
-        f"four generalise alike: {min(right):.1f} to {max(right):.1f} % right on the test."
+        f"Epochs spread up to {found['spread'].value:.1f} times as widely as in the paper. On "
+        f"the test the four systems have {min(right):.1f} to {max(right):.1f} % right."
     )
     return lines
 
 
 def draw(measured: Sequence[Measured], file: Path) -> None:
     """Epochs of every seed beside the published mean and deviation."""
-    from hmoe.report.paper import empty_figure, write_figures
     from hmoe.report.style import COLOURS, FAINT
+    from hmoe.reproductions.pictures import picture
 
-    def epochs() -> Any:
-        figure, (axes,) = empty_figure(1, 2.6)
+    with picture(file, 1, 2.6) as (axes,):
         for y, (arm, (published, sd)) in enumerate(_PUBLISHED.items()):
             own = np.array([m.values["epochs"] for m in measured if m.cell.arm == arm])
             paint = COLOURS[1] if arm in EXPERTS else COLOURS[2]
@@ -233,9 +232,6 @@ def draw(measured: Sequence[Measured], file: Path) -> None:
         axes.set_xlim(left=0)
         axes.set_xlabel("epochs until the squared error is 0.08 (mean, standard deviation)")
         axes.legend(frameon=False, loc="lower left")
-        return figure
-
-    write_figures({file.stem: epochs}, file.parent)
 
 
 def _rows() -> list[Row]:

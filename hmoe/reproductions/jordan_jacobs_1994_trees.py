@@ -9,11 +9,10 @@ An arm is named <first weights>/<tree>_<fit>.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from hmoe.errors import ConfigError
 from hmoe.reproductions.jordan_jacobs_1994_arm import arm_rows
 from hmoe.reproductions.record import (
     Cell,
@@ -57,8 +56,6 @@ ASIDE = ("small/flat_one", "small/tree_weak", "small/grid_full", "large/grid_ful
 
 def cells(size: Size, seeds: int) -> list[Cell]:
     """Seed by seed, the arms that decide under all of them, the others under a fifth."""
-    if seeds < 2:
-        raise ConfigError(f"seeds = {seeds}: an interval needs at least 2.")
     few = max(2, seeds // 5)
     return [
         Cell(arm, seed) for seed in range(seeds) for arm in (*MAIN, *(ASIDE if seed < few else ()))
@@ -171,13 +168,12 @@ def notes(found: Figures) -> list[str]:
 
 def draw(measured: Sequence[Measured], file: Path) -> None:
     """The least error of every seed, arm by arm, with the mean and its interval."""
-    from hmoe.report.paper import empty_figure, write_figures
     from hmoe.report.style import COLOURS, INK
+    from hmoe.reproductions.pictures import picture
 
-    def errors() -> Any:
-        figure, (axes,) = empty_figure(1, 3.4)
-        error = least(measured)
-        arms = [arm for arm in _ORDER if arm in error]
+    error = least(measured)
+    arms = [arm for arm in _ORDER if arm in error]
+    with picture(file, 1, 3.4) as (axes,):
         for y, arm in enumerate(arms):
             colour = COLOURS[list(_TREES).index(arm.split("/")[1].split("_")[0]) + 1]
             axes.plot(error[arm], [y + 0.22] * len(error[arm]), "o", color=colour, alpha=0.45, ms=3)
@@ -189,9 +185,6 @@ def draw(measured: Sequence[Measured], file: Path) -> None:
         axes.set_ylim(len(arms) - 0.5, -0.5)
         axes.axhline(sum(arm.startswith("small") for arm in arms) - 0.5, color=INK, linewidth=0.6)
         axes.set_xlabel("least relative error on the test rows")
-        return figure
-
-    write_figures({file.stem: errors}, file.parent)
 
 
 _ORDER = (

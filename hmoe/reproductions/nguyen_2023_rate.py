@@ -9,7 +9,6 @@ Letters: R draws, S numbers of rows, T rows, C features with the constant, O tar
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -131,11 +130,10 @@ def figures(measured: Sequence[Measured]) -> dict[str, Figure]:
 
 def draw(measured: Sequence[Measured], file: Path) -> None:
     """Mean loss by rows, every draw a dot, beside a line that falls as the root of the rows."""
-    from hmoe.report.paper import empty_figure, write_figures
     from hmoe.report.style import COLOURS, FAINT
+    from hmoe.reproductions.pictures import picture
 
-    def losses() -> Any:
-        figure, (axes,) = empty_figure(1, 3.6)
+    with picture(file, 1, 3.6) as (axes,):
         for place, (arm, loss_RS) in enumerate(losses_of(measured).items(), 1):
             sizes = np.array(SIZES if arm == "flat" else DEEP_SIZES)
             axes.plot(sizes, loss_RS.T, ".", color=COLOURS[place], alpha=0.2, ms=3)
@@ -148,9 +146,6 @@ def draw(measured: Sequence[Measured], file: Path) -> None:
         axes.set_xlabel("rows (dotted: one over their root)")
         axes.set_ylabel("loss of the parameters")
         axes.legend(frameon=False)
-        return figure
-
-    write_figures({file.stem: losses}, file.parent)
 
 
 def _deep_rows() -> list[Row]:

@@ -29,8 +29,7 @@ def _lines(reproduction: Reproduction, result: Mapping[str, Any]) -> Iterator[st
     yield from ("", "Here: mean ± standard deviation (seeds), intervals in brackets.", "")
     for note in reproduction.notes(figures):
         yield from (note, "")
-    if reproduction.draw is not None:
-        yield from (f"![{reproduction.title}]({PICTURE})", "")
+    yield from (f"![{reproduction.title}]({PICTURE})", "")
     when = _moment(result["declared_at"])
     yield from (f"## Criteria, written down {when}, before the first run", "")
     if result["declared_criteria"] != result["criteria"]:

@@ -10,8 +10,6 @@ import numpy as np
 from hmoe.report.paper import empty_figure, styled
 from hmoe.report.style import COLOURS
 
-PAINTS = COLOURS
-
 
 @contextmanager
 def picture(file: Path, panels: int, height: float) -> Iterator[list[Any]]:
@@ -57,7 +55,7 @@ def by_arms(
         for axes, (name, values) in zip(panels, quantities.items(), strict=True):
             for place, arm in enumerate(labels):
                 if arm in values:
-                    dots(axes, place, values[arm], colour=PAINTS[place % len(PAINTS)])
+                    dots(axes, place, values[arm], colour=COLOURS[place % len(COLOURS)])
             axes.set_xticks(range(len(labels)), labels.values(), fontsize=7)
             axes.set_ylabel(name)
             if name in log:

@@ -58,6 +58,15 @@ class Measured:
     commit: str | None = None
 
 
+def by_arm(measured: Sequence[Measured], key: str) -> dict[str, list[Any]]:
+    """The values of every arm that has them, in the order of its seeds."""
+    found: dict[str, list[Any]] = {}
+    for m in sorted(measured, key=lambda m: m.cell.seed):
+        if key in m.values:
+            found.setdefault(m.cell.arm, []).append(m.values[key])
+    return found
+
+
 @dataclass(frozen=True)
 class Figure:
     """A number that a reader looks at.
@@ -137,10 +146,11 @@ class Reproduction:
         sets: names of the known sets that are read.
         seeds: seeds of an arm.
         minutes: on two cores.
+        gpu: whether its cells have a size of their own for a GPU.
         cells: (size, seeds) -> all cells.
         measure: (cell, place) -> its numbers. In a process of its own, with one thread.
         figures: all cells -> figures. Pure.
-        draw: (all cells, file) draws a picture, SVG; None if there is nothing to see.
+        draw: (all cells, file) draws a picture, SVG.
         notes: figures -> what else a reader must know, worked out of the figures.
     """
 
@@ -156,8 +166,9 @@ class Reproduction:
     cells: Callable[[Size, int], Sequence[Cell]]
     measure: Callable[[Cell, Place], Values]
     figures: Callable[[Sequence[Measured]], dict[str, Figure]]
+    draw: Callable[[Sequence[Measured], Path], None]
     sets: Sequence[str] = ()
-    draw: Callable[[Sequence[Measured], Path], None] | None = None
+    gpu: bool = False
     notes: Callable[[Figures], Sequence[str]] = field(default=lambda figures: ())
 
     def __post_init__(self) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hmoe.errors import ConfigError, HmoeError
 from hmoe.reproductions.record import Place
 
 
@@ -13,22 +14,33 @@ def trained(overrides: Sequence[str], place: Place) -> dict[str, Any]:
     Args:
         overrides: as on the command line; the threads and the folder are set here.
         place: of the cell.
+
+    Raises:
+        ConfigError: the folder holds a run with other settings.
+        HmoeError: the run diverged, so that it has no figures of its end.
     """
     import json
     import shlex
 
     from hmoe.config import compose
-    from hmoe.training import train
+    from hmoe.training import changed_settings, train
 
     run = place.folder / "run"
-    result = run / "result.json"
-    if result.exists():
-        found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
-        return found
     threads = ["trainer.threads=1"] if place.size == "cpu" else []
     words = [*overrides, *threads]
-    command = shlex.join(["hmoe", "train", *words])
-    return train(compose(words), run, command=command, progress=False)
+    cfg, stored = compose(words), run / "result.json"
+    found: dict[str, Any]
+    if stored.exists():
+        if changes := changed_settings(run, cfg):
+            raise ConfigError(
+                f"{run}: a run with other settings: {'; '.join(changes)}. Delete {place.folder}."
+            )
+        found = json.loads(stored.read_text(encoding="utf-8"))
+    else:
+        found = train(cfg, run, command=shlex.join(["hmoe", "train", *words]), progress=False)
+    if found["state"] != "complete":
+        raise HmoeError(f"{run}: {found['state']}: {found['reason']}")
+    return found
 
 
 def set_root(place: Place, name: str) -> str:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from hmoe.reproductions.language import (
+    EARLIER,
+    READ,
     TEXT,
-    by_arm,
     grid,
     measure_run,
     ratio,
@@ -25,6 +26,7 @@ from hmoe.reproductions.record import (
     Reproduction,
     Row,
     Size,
+    by_arm,
 )
 
 # Arm -> weights of importance and load; of table 6 perplexity, largest over mean load, CV of the
@@ -101,8 +103,7 @@ def notes(figures: Figures) -> list[str]:
         "Perplexity without a loss over that with one: "
         f"{figures['least_cost'].value:.3f} at least. Four experts that do all the work have met "
         f"{figures['tokens'].value:,.0f} rows each, experts with an even load "
-        f"{figures['tokens'].value * 4 / EXPERTS:,.0f}: what many experts gain in the end, each of "
-        "them has to learn first.",
+        f"{figures['tokens'].value * 4 / EXPERTS:,.0f}.",
         f"In training, with noise, the smooth load had a CV of "
         f"{figures['noisy_load_none'].value:.2f} without a loss and "
         f"{figures['noisy_load_both_0.1'].value:.2f} with both at 0.1.",
@@ -190,16 +191,19 @@ SHAZEER_2017_LOSSES = Reproduction(
     deviations=[
         "A transformer of two blocks, width 64, whose second holds the mixture (gpu: six blocks, "
         "width 256, mixtures in every second), where the paper has LSTMs around one mixture.",
-        "WikiText-2 by bytes and its validation split, where the paper has the one-billion-word "
-        "benchmark; ratios of perplexities are those a word. Runs are thousands of times as short.",
+        READ,
+        "The paper has the one-billion-word benchmark; ratios of perplexities are those a word. "
+        "Runs are thousands of times as short.",
+        EARLIER,
         "64 experts, top 4, where the paper has 256; loads are at most 16 times the mean, not 64.",
-        "Loads are counted over the validation split, without noise. A gate that starts at zero "
-        "chooses by very small differences there, while its noise still spreads the work in "
-        "training; so CVs of a batch of the training, by the smooth load, are told too.",
+        "Loads are counted in validation, without noise. A gate that starts at zero chooses by "
+        "very small differences there, while its noise still spreads the work in training; so CVs "
+        "of a batch of the training, by the smooth load, are told too.",
         "The differences of `system=shazeer`: no sigmoid after the mixture, a floor of 0.01 under "
         "the noise, a bias of the gate that starts at zero.",
     ],
     sets=[TEXT],
+    gpu=True,
     seeds=3,
     minutes=3,
     cells=lambda size, seeds: grid(list(ARMS), seeds),

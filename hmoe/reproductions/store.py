@@ -47,7 +47,8 @@ def write_result(
         command: the shell command that repeats it.
         size: of the runs.
         minutes: all cells took by the clock; None if some were measured by an earlier call.
-        declared: what was written down before the first cell.
+        declared: what was written down before the first cell. If the folder holds a result by the
+            same criteria, they are as old as they were there.
     """
     figures = reproduction.figures(measured)
     result = {
@@ -55,7 +56,7 @@ def write_result(
         "size": size,
         "verdict": reproduction.verdict(figures),
         "criteria": criteria_of(reproduction),
-        "declared_at": declared["at"],
+        "declared_at": _first_declared(out, declared),
         "declared_criteria": declared["criteria"],
         "figures": {name: asdict(figure) for name, figure in figures.items()},
         "cells": [[m.cell.arm, m.cell.seed, dict(m.values), m.seconds] for m in measured],
@@ -69,10 +70,18 @@ def write_result(
     }
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / RESULT, json.dumps(result, indent=None, separators=(",", ":")))
-    if reproduction.draw is not None:
-        reproduction.draw(measured, out / PICTURE)
+    reproduction.draw(measured, out / PICTURE)
     write_atomically(out / README, readme(reproduction, result))
     return result
+
+
+def _first_declared(out: Path, declared: Mapping[str, Any]) -> float:
+    at: float = declared["at"]
+    if (out / RESULT).is_file():
+        before = json.loads((out / RESULT).read_text(encoding="utf-8"))
+        if before.get("declared_criteria") == declared["criteria"]:
+            return min(at, before["declared_at"])
+    return at
 
 
 def read_result(reproduction: Reproduction, folder: Path) -> dict[str, Any]:
@@ -100,8 +109,7 @@ def rewrite(reproduction: Reproduction, folder: Path) -> None:
         ConfigError: there is no stored result.
     """
     result = read_result(reproduction, folder)
-    if reproduction.draw is not None:
-        reproduction.draw(stored_cells(result), folder / PICTURE)
+    reproduction.draw(stored_cells(result), folder / PICTURE)
     write_atomically(folder / README, readme(reproduction, result))
 
 
@@ -133,7 +141,7 @@ def drift(reproduction: Reproduction, folder: Path) -> list[str]:
                 found.append(f"figure {name}, {key}: stored {stored[name][key]}, now {value}")
     if (verdict := reproduction.verdict(figures)) != result["verdict"]:
         found.append(f"verdict: stored {result['verdict']}, now {verdict}")
-    if reproduction.draw is not None and not (folder / PICTURE).is_file():
+    if not (folder / PICTURE).is_file():
         found.append(f"{folder / PICTURE} is missing")
     page = folder / README
     if not page.is_file() or page.read_text(encoding="utf-8") != readme(reproduction, result):

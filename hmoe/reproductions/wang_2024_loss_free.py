@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from hmoe.reproductions.language import (
+    EARLIER,
+    READ,
     TEXT,
-    by_arm,
     ends,
     grid,
     measure_run,
@@ -26,6 +27,7 @@ from hmoe.reproductions.record import (
     Reproduction,
     Row,
     Size,
+    by_arm,
 )
 
 EXPERTS, ACTIVE, SHARED = 64, 6, 2
@@ -72,7 +74,7 @@ def _measure(cell: Cell, place: Place) -> dict[str, Any]:
 
 
 def _violations(measured: Sequence[Measured], key: str) -> dict[str, list[float]]:
-    """Largest over mean load, less 1: MaxVio over the whole split, by arm."""
+    """Largest over mean load, less 1: MaxVio over what is read of the split at once, by arm."""
     return {arm: [v - 1 for v in own] for arm, own in by_arm(measured, key).items()}
 
 
@@ -221,12 +223,15 @@ WANG_2024_LOSS_FREE = Reproduction(
         "parameters; runs are thousands of times as short.",
         "64 experts, top 6, and 2 shared ones, sigmoid gates, as published; experts are 32 wide "
         "(gpu: 96).",
-        "WikiText-2 by bytes and its validation split; ratios of perplexities are those a word.",
+        READ,
+        "Ratios of perplexities are those a word.",
+        EARLIER,
         "The trees are an extension of ours: 8 groups of 8, of which the best 3 stay "
         "in the running; a bias for every node, against biases for experts alone.",
         "The differences of `system=loss_free`: the gate has a bias, which starts at zero.",
     ],
     sets=[TEXT],
+    gpu=True,
     seeds=3,
     minutes=3,
     cells=lambda size, seeds: grid(list(ARMS), seeds),

@@ -9,13 +9,17 @@ from hmoe.reproductions.record import Cell, Measured
 
 
 def made_cells(*, reach: int) -> list[Measured]:
-    """EM falls to 0.1 and has converged after 10 epochs; backprop gets there after `reach`."""
+    """EM has converged after 10 epochs, at 0.12 or 0.1; backprop is at both after `reach` epochs.
+
+    At a rate of 0.3 it only gets to 0.12, and at 1.0 to neither.
+    """
     cells = [
-        Measured(Cell("em", seed), {"curve": [0.31, 0.2, 0.1], "converged": 10}, 1.0)
-        for seed in range(2)
+        Measured(Cell("em", seed), {"curve": [0.31, *[0.25] * 9, goal, goal], "converged": 10}, 1.0)
+        for seed, goal in enumerate((0.12, 0.1))
     ]
+    lowest = {"gradient_0.3": 0.12, "gradient_1.0": 0.3}
     for name in arm.EPOCHS:
-        slow = [0.5] * reach + [0.1 if name != "gradient_0.3" else 0.2]
+        slow = [0.5] * reach + [lowest.get(name, 0.1)]
         cells += [Measured(Cell(name, seed), {"curve": slow}, 1.0) for seed in range(2)]
     return cells
 
@@ -23,16 +27,19 @@ def made_cells(*, reach: int) -> list[Measured]:
 def test_figures_by_hand() -> None:
     found = arm.figures(made_cells(reach=300))
     assert found["linear"].value == 0.31
-    assert found["em_error"].value == pytest.approx(0.1)
+    assert found["em_error"].value == pytest.approx(0.11)
+    # Two runs, of two goals each: one goal is missed by both, and counts with all epochs.
     assert found["gradient_0.3_missed"].value == 2
-    assert found["gradient_0.3_ratio"].value == 1500 / 10
-    assert found["gradient_1.0_ratio"].value == 300 / 10
-    # Of the two rates the one that gets there sooner counts.
-    assert found["gradient_ratio"].value == 30
+    assert found["gradient_0.3_ratio"].value == (300 + 1500) / 2 / 10
+    assert found["gradient_1.0_missed"].value == 4
+    assert found["gradient_1.0_ratio"].value == 600 / 10
+    # The rate that misses least counts, not one that gave up early.
+    assert found["gradient_ratio"].value == found["gradient_0.5_ratio"].value == 30
     assert found["gradient_error"].value == pytest.approx(0.1)
     assert arm.ARM.verdict(found) == "reproduced"
-    assert arm.notes(found)[0].startswith("Runs of backprop that did not reach")
-    assert "gradient_0.3 2 of" in arm.notes(found)[0]
+    ratios, missed = arm.notes(found)
+    assert "gradient 0.3 90.0, gradient 0.5 30.0" in ratios
+    assert "gradient 0.3 2, gradient 1.0 4" in missed
 
 
 def test_backprop_that_is_quick_leaves_the_shape_only() -> None:

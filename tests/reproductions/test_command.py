@@ -29,7 +29,11 @@ def run(*words: str) -> int:
     [
         ("", "a name is missing: all, or of made"),
         ("mad", "mad: no such reproduction. Did you mean 'made'?"),
-        ("made seeds=0", "seeds = 0: expected a whole number of at least 1"),
+        ("made seeds=1", "seeds = 1: expected a whole number of at least 2"),
+        ("made size=gpu", "size = gpu: made runs on the CPU alone; it is known to"),
+        ("made --check seeds=3", "seeds=3: nothing is run with --check or --rewrite"),
+        ("made --rewrite workers=3", "workers=3: nothing is run with --check or --rewrite"),
+        ("made --check --rewrite", "--check and --rewrite: one of them"),
         ("made seeds=true", "seeds = True: expected a whole number"),
         ("made workers=1.5", "workers = 1.5: expected a whole number"),
         ("made size=cpus", "size = cpus: expected one of cpu, gpu. Did you mean 'cpu'?"),

@@ -12,8 +12,8 @@ from hmoe.config import compose
 from hmoe.reproductions import shazeer_2017_hierarchy as hierarchy
 from hmoe.reproductions import shazeer_2017_losses as losses
 from hmoe.reproductions import wang_2024_loss_free as loss_free
-from hmoe.reproductions.language import WORD_BYTES, by_arm, ratio
-from hmoe.reproductions.record import Cell, Measured, Reproduction
+from hmoe.reproductions.language import WORD_BYTES, ratio
+from hmoe.reproductions.record import Cell, Measured, Reproduction, by_arm
 from hmoe.reproductions.registry import REPRODUCTIONS
 from hmoe.training import Parts, assemble
 

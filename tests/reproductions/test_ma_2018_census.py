@@ -65,13 +65,20 @@ def test_a_gap_as_published_is_reproduced() -> None:
     assert "lies inside" in census._notes(figures)[0]
 
 
-def test_no_gap_is_in_shape_only_and_equivalent() -> None:
-    figures = census.figures(measured([0.0002 * (-1) ** n for n in range(10)]))
+def test_a_gap_that_seeds_cannot_tell_from_none_is_in_shape_only_and_equivalent() -> None:
+    figures = census.figures(measured([0.00001 + 0.0002 * (-1) ** n for n in range(10)]))
     assert census.REPRODUCTION.verdict(figures) == "in shape only"
+    assert "shared bottom is better" not in census._notes(figures)[1]
     assert figures["mmoe_gap_income_equivalence_p"].value < 0.05
     assert figures["published_gap_inside"].value == 0
     assert "lies outside" in census._notes(figures)[0]
     assert "is ruled out" in census._notes(figures)[0]
+
+
+def test_a_gap_the_other_way_is_not_reproduced_and_told() -> None:
+    figures = census.figures(measured([-0.0064 + 0.0002 * (-1) ** n for n in range(10)]))
+    assert census.REPRODUCTION.verdict(figures) == "not reproduced"
+    assert "In income the shared bottom is better than MMoE." in census._notes(figures)[1]
 
 
 def test_areas_below_the_mark_are_not_reproduced() -> None:

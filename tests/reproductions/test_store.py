@@ -50,6 +50,14 @@ def test_the_result_and_its_page_by_hand(tmp_path: Path) -> None:
     assert drift(MADE, tmp_path) == []
 
 
+def test_criteria_are_as_old_as_in_the_result_before(tmp_path: Path) -> None:
+    stored(tmp_path, at=60.0)
+    assert stored(tmp_path, at=120.0)["declared_at"] == 60.0
+    assert stored(tmp_path, at=30.0)["declared_at"] == 30.0
+    others = stored(tmp_path, at=120.0, criteria=[])
+    assert others["declared_at"] == 120.0
+
+
 def test_a_page_is_written_anew_from_the_stored_numbers(tmp_path: Path) -> None:
     stored(tmp_path)
     reworded = replace(MADE, deviations=("Made up, in other words.",))
