@@ -184,7 +184,7 @@ class KnownTable(TableData):
         batch_size, seed: see `TableData`.
 
     Raises:
-        ConfigError: a set or a file that is not known.
+        ConfigError: a set or a file that is not known, blocks that are not three.
         DataError: a file that is missing, is not the published one, or has other rows.
     """
 
@@ -209,6 +209,20 @@ class KnownTable(TableData):
             raise ConfigError(
                 f"data.known = {known}: must be one of {', '.join(KNOWN_SETS)}."
                 f"{nearest(known, KNOWN_SETS)}"
+            )
+        there_are = [file.name for file in KNOWN_SETS[known].files]
+        if not files:
+            raise ConfigError(f"data.files = []: must name some of {', '.join(there_are)}.")
+        for file in files:
+            if file not in there_are:
+                raise ConfigError(
+                    f"data.files = {file}: must be one of {', '.join(there_are)}, the files of "
+                    f"{known}.{nearest(file, there_are)}"
+                )
+        if len(blocks) != len(SPLITS) or min(blocks) < 1:
+            raise ConfigError(
+                f"data.blocks = {list(blocks)}: must be three numbers of at least 1, the rows for "
+                f"{', '.join(SPLITS)}."
             )
         self._known, self._root, self._files = known, Path(root).expanduser(), tuple(files)
         self._form = separator, None if columns is None else tuple(columns), comment, tuple(missing)
