@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from hmoe.cli_progress import progress
+from hmoe.cli_words import check_folders
 from hmoe.config import plain_values
 from hmoe.errors import ConfigError, nearest
 
@@ -137,9 +138,7 @@ def _options(overrides: Sequence[str]) -> dict[str, Any]:
         value = options[name]
         if value is not None and (type(value) is not int or value < least):
             raise ConfigError(f"{name} = {value}: expected a whole number of at least {least}.")
-    for name in ("root", "runs", "out"):
-        if not isinstance(options[name], str):
-            raise ConfigError(f"{name} = {options[name]}: expected a folder.")
+    check_folders(options, "root", "runs", "out")
     if options["size"] not in get_args(Size):
         raise ConfigError(
             f"size = {options['size']}: expected one of {', '.join(get_args(Size))}."

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hmoe.cli_progress import progress
-from hmoe.cli_words import names_in, run_named
+from hmoe.cli_words import check_folders, names_in, run_named
 from hmoe.config import plain_values
 from hmoe.errors import ConfigError, nearest
 
@@ -21,6 +21,7 @@ def fetch(words: Sequence[str]) -> int:
 
     names = [word for word in words if "=" not in word]
     options = plain_values([word for word in words if "=" in word], {"root": "data"})
+    check_folders(options, "root")
     there_are = f"There are {', '.join(sorted(KNOWN_SETS))}."
     if len(names) != 1:
         raise ConfigError(f"NAME: {len(names)} names given, 1 expected. {there_are}")

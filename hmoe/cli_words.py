@@ -12,6 +12,13 @@ if TYPE_CHECKING:
     from hmoe.tracking import Run
 
 
+def check_folders(options: Mapping[str, Any], *names: str) -> None:
+    """Raise ConfigError unless these options are text, as a path is."""
+    for name in names:
+        if not isinstance(options[name], str):
+            raise ConfigError(f"{name} = {options[name]}: expected a folder.")
+
+
 def run_named(runs: Path, name: str) -> tuple[Path, "Run | None"]:
     """The folder of a run, and the run where it was tracked, of a folder, a name or an id."""
     from hmoe.tracking import find_run, run_folder_of, run_in

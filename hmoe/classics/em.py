@@ -33,7 +33,7 @@ class EmOptions:
 
     Args:
         epochs: EM steps, each over all rows.
-        newton_steps: IRLS steps of every gate in an M-step, at most.
+        newton_steps: IRLS steps of every gate in an M-step; fewer where exact ones have arrived.
         curvature: what such a step divides by: "exact", as in the paper, or a "bound" of it, which
             costs less a step and takes many more of them.
         init_std: standard deviation of the gates' first weights.
@@ -108,8 +108,11 @@ def fit_gates(model: Hme, x_TC: Tensor, h_TN: Tensor, options: EmOptions) -> Ten
         target_bGT = h_TN[:, nodes].T.unflatten(0, shape).transpose(0, 1).contiguous()
         for _ in range(options.newton_steps):
             before_GbC, weight_GbC = weight_GbC, step(x_TC, target_bGT, weight_GbC)
-            # Steps converge quadratically: after one as small as this nothing is left to do.
-            if torch.allclose(weight_GbC, before_GbC, rtol=_ARRIVED, atol=_ARRIVED):
+            # Newton's steps converge quadratically: after one as small as this nothing is left to
+            # do. Those under a bound converge linearly, and small ones may have far to go.
+            if options.curvature == "exact" and torch.allclose(
+                weight_GbC, before_GbC, rtol=_ARRIVED, atol=_ARRIVED
+            ):
                 break
         blocks.append(weight_GbC.flatten(0, 1))
     return torch.cat(blocks)

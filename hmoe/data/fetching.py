@@ -94,7 +94,7 @@ def _put(root: Path, file: KnownFile, content: bytes, origin: str) -> None:
             f"{origin}: expected sha256 {file.sha256} ({file.size} bytes), found sha256 {found} "
             f"({len(content)} bytes). The address has another edition now."
         )
-    path = root / PurePosixPath(file.name)
+    path = file.below(root)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)

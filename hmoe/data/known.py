@@ -32,6 +32,10 @@ class KnownFile:
     url: str | None = None
     member: str | None = None
 
+    def below(self, root: str | Path) -> Path:
+        """Where it lies, unpacked, in the folder of its set; a ~ in that is the home folder."""
+        return Path(root).expanduser() / self.name
+
 
 @dataclass(frozen=True, kw_only=True)
 class Archive:
@@ -117,7 +121,7 @@ class KnownSet:
             DataError: it is not there.
         """
         file = self._file(name)
-        plain = Path(root).expanduser() / file.name
+        plain = file.below(root)
         for ending in PACKINGS:
             path = plain.with_name(plain.name + ending)
             if path.is_file():

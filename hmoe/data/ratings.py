@@ -35,6 +35,7 @@ from hmoe.data.known_sets import KNOWN_SETS
 from hmoe.data.loader import SPLITS, Batch, Split
 from hmoe.data.rating_table import ACTIVITY, RatingTable, damped_means, make_table
 from hmoe.data.rows import RowData
+from hmoe.errors import ConfigError, nearest
 
 PLACES = 10
 """Of a user's test ratings, ordered by what is predicted, the first so many count."""
@@ -57,7 +58,7 @@ class Ratings(RowData):
         batch_size, seed: see `RowData`.
 
     Raises:
-        ConfigError: no root, shares that do not fit.
+        ConfigError: no root, no known set of ratings, shares that do not fit.
         DataError: a file is missing, is not the published one, or is not of this form.
     """
 
@@ -80,6 +81,16 @@ class Ratings(RowData):
         super().__init__(batch_size=batch_size, seed=seed)
         check_shares(val_share=val_share, test_share=test_share)
         check_shares(cold_share=cold_share)
+        of_ratings = [
+            name
+            for name, one in KNOWN_SETS.items()
+            if set(_CSV) <= {file.name for file in one.files}
+        ]
+        if known is not None and known not in of_ratings:
+            raise ConfigError(
+                f"data.known = {known}: must be null, or one of {', '.join(of_ratings)}."
+                f"{nearest(known, of_ratings)}"
+            )
         self._known = known
         wanted = f"a folder with {' and '.join(_CSV)}, or {' and '.join(_DAT)}"
         known_root = root is not None and known is not None

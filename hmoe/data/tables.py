@@ -9,6 +9,7 @@ a value that the training rows have, and one for values that they have not. See 
 what columns are for, table_encoding.py for what becomes of them.
 """
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
@@ -183,7 +184,7 @@ class KnownTable(TableData):
         batch_size, seed: see `TableData`.
 
     Raises:
-        ConfigError: a set or a file that is not known.
+        ConfigError: a set or a file that is not known, blocks that are not three.
         DataError: a file that is missing, is not the published one, or has other rows.
     """
 
@@ -208,6 +209,20 @@ class KnownTable(TableData):
             raise ConfigError(
                 f"data.known = {known}: must be one of {', '.join(KNOWN_SETS)}."
                 f"{nearest(known, KNOWN_SETS)}"
+            )
+        there_are = [file.name for file in KNOWN_SETS[known].files]
+        if not files:
+            raise ConfigError(f"data.files = []: must name some of {', '.join(there_are)}.")
+        for file in files:
+            if file not in there_are:
+                raise ConfigError(
+                    f"data.files = {file}: must be one of {', '.join(there_are)}, the files of "
+                    f"{known}.{nearest(file, there_are)}"
+                )
+        if len(blocks) != len(SPLITS) or min(blocks) < 1:
+            raise ConfigError(
+                f"data.blocks = {list(blocks)}: must be three numbers of at least 1, the rows for "
+                f"{', '.join(SPLITS)}."
             )
         self._known, self._root, self._files = known, Path(root).expanduser(), tuple(files)
         self._form = separator, None if columns is None else tuple(columns), comment, tuple(missing)
@@ -270,26 +285,35 @@ def read_table(
         separator, columns, comment, missing: see `KnownTable`.
 
     Raises:
-        DataError: it cannot be read as a table.
+        DataError: it cannot be read as a table, or a row has more cells than there are columns.
     """
     import pandas as pd
 
+    # The fast engine knows white space, or one byte, between cells. Of others pandas would warn.
+    fast = separator == r"\s+" or len(separator.encode()) <= 1
     try:
         if path.suffix in PARQUET:
             frame = pd.read_parquet(source)
             return frame.mask(frame.isin(list(missing)))
-        return pd.read_csv(
-            source,
-            sep=separator,
-            names=None if columns is None else list(columns),
-            header=0 if columns is None else None,
-            comment=comment,
-            dtype="category",  # few words in many cells
-            keep_default_na=False,
-            na_values=list(missing),
-            skipinitialspace=True,
-            index_col=False,
-        )
+        with warnings.catch_warnings():
+            # What is left to warn of: it leaves out the cells beyond the last column.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.read_csv(
+                source,
+                sep=separator,
+                engine="c" if fast else "python",
+                names=None if columns is None else list(columns),
+                header=0 if columns is None else None,
+                comment=comment,
+                dtype="category",  # few words in many cells
+                keep_default_na=False,
+                na_values=list(missing),
+                skipinitialspace=True,
+                index_col=False,
+            )
+    except pd.errors.ParserWarning as warning:
+        remedy = "Is data.separator right, and does no number have it for a decimal point?"
+        raise data_error(path, "as many cells in a row as columns", "more", remedy) from warning
     except (ValueError, OSError, UnicodeDecodeError) as error:  # pandas' own are ValueErrors
         reason = str(error).splitlines()[0]
         remedy = "Is it CSV with data.separator between its cells, or Parquet?"

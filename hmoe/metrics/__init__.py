@@ -36,7 +36,7 @@ from hmoe.metrics.load import (
     starved_share,
 )
 from hmoe.metrics.policies import RecallMetrics, recall
-from hmoe.metrics.ranking import ndcg_of_users, rating_scores
+from hmoe.metrics.ranking import area_under_roc, ndcg_of_users, rating_scores
 from hmoe.metrics.specialisation import (
     CompanyMetrics,
     coactivation,
@@ -74,6 +74,7 @@ __all__ = [
     "SpecialisationMetrics",
     "agreement",
     "ami",
+    "area_under_roc",
     "coactivation",
     "corrected_p",
     "cut_shares",

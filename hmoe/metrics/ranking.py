@@ -1,4 +1,4 @@
-"""Ranking: how well predicted values order what each user rated, and how far off they are.
+"""Ranking: how well predictions order answers, or what each user rated, and how far off they are.
 
 Letters: R ratings, U users.
 """
@@ -7,6 +7,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+
+
+def area_under_roc(score_R: Floats, yes_R: NDArray[np.bool_]) -> float:
+    """How likely a row of yes has a higher score than one of no; equal scores count half.
+
+    It goes by ranks alone (Mann & Whitney 1947): (R,), (R,) -> 0 to 1, or NaN where a score is.
+    Both answers must be there.
+    """
+    from scipy.stats import rankdata
+
+    num_yes = int(yes_R.sum())
+    above = rankdata(score_R)[yes_R].sum() - num_yes * (num_yes + 1) / 2
+    return float(above / (num_yes * (len(yes_R) - num_yes)))
 
 
 def ndcg_of_users(

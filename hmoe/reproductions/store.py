@@ -106,9 +106,11 @@ def rewrite(reproduction: Reproduction, folder: Path) -> None:
     """Write page and picture of a stored result anew, after a change of their words.
 
     Raises:
-        ConfigError: there is no stored result.
+        ConfigError: there is no stored result, or its figures are no longer those of the code.
     """
     result = read_result(reproduction, folder)
+    if found := _apart(reproduction, result):
+        raise ConfigError(f"{folder / RESULT}: {found[0]}. Run hmoe reproduce {reproduction.name}")
     reproduction.draw(stored_cells(result), folder / PICTURE)
     write_atomically(folder / README, readme(reproduction, result))
 
@@ -125,8 +127,20 @@ def drift(reproduction: Reproduction, folder: Path) -> list[str]:
         ConfigError: there is no stored result.
     """
     result = read_result(reproduction, folder)
-    measured = stored_cells(result)
-    found = []
+    found = _apart(reproduction, result)
+    if not (folder / PICTURE).is_file():
+        found.append(f"{folder / PICTURE} is missing")
+    page = folder / README
+    if not page.is_file():
+        found.append(f"{page} is missing")
+    elif not found and page.read_text(encoding="utf-8") != readme(reproduction, result):
+        found.append(f"{page} is not what the result says")
+    return found
+
+
+def _apart(reproduction: Reproduction, result: Mapping[str, Any]) -> list[str]:
+    """Where numbers, criteria, figures and verdict of a result do not follow from one another."""
+    measured, found = stored_cells(result), []
     if fingerprint(measured) != result["fingerprint"]:
         found.append("the numbers of the cells were changed")
     if result["criteria"] != json.loads(json.dumps(criteria_of(reproduction))):
@@ -141,11 +155,6 @@ def drift(reproduction: Reproduction, folder: Path) -> list[str]:
                 found.append(f"figure {name}, {key}: stored {stored[name][key]}, now {value}")
     if (verdict := reproduction.verdict(figures)) != result["verdict"]:
         found.append(f"verdict: stored {result['verdict']}, now {verdict}")
-    if not (folder / PICTURE).is_file():
-        found.append(f"{folder / PICTURE} is missing")
-    page = folder / README
-    if not page.is_file() or page.read_text(encoding="utf-8") != readme(reproduction, result):
-        found.append(f"{page} is not what the result says")
     return found
 
 

@@ -2,16 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from math import log
+from statistics import fmean
 from typing import Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.classification import BinaryAUROC
 
 from hmoe.data import Batch
-from hmoe.metrics import rating_scores
+from hmoe.metrics import area_under_roc, rating_scores
 
 
 class Measure(Protocol):
@@ -36,27 +36,34 @@ class Measure(Protocol):
 class Areas:
     """Area under the ROC curve of every yes-or-no target, exact, and the mean of these areas.
 
+    A target of which a pass has one answer only has no curve, and does not count in the mean.
+
     Args:
         names: of the targets, in the order of the columns.
     """
 
     def __init__(self, *, names: Sequence[str]) -> None:
         self.names = ("auc", *(f"auc/{name}" for name in names))
-        self._curves = [BinaryAUROC() for _ in names]
+        self.reset()
 
     def reset(self) -> None:
-        for curve in self._curves:
-            curve.reset()
+        self._answers: list[Tensor] = []
+        self._targets: list[Tensor] = []
 
     def update(self, answer: Tensor, batch: Batch) -> None:
-        for column, curve in enumerate(self._curves):
-            # On the CPU: a pass is kept until its end, and the ranks are worked out there.
-            curve.update(answer[:, column].float().cpu(), batch["y"][:, column].int().cpu())
+        # Kept where they are: no batch waits for the device.
+        self._answers.append(answer.double())
+        self._targets.append(batch["y"] > 0)
 
     def compute(self) -> dict[str, float]:
-        areas = torch.stack([curve.compute() for curve in self._curves]).double()
-        values = [areas.mean(), *areas]
-        return {name: value.item() for name, value in zip(self.names, values, strict=True)}
+        answer_RK, yes_RK = (
+            torch.cat(parts).cpu().numpy() for parts in (self._answers, self._targets)
+        )
+        areas = {}
+        for name, answer_R, yes_R in zip(self.names[1:], answer_RK.T, yes_RK.T, strict=True):
+            if yes_R.any() and not yes_R.all():
+                areas[name] = area_under_roc(answer_R, yes_R)
+        return {"auc": fmean(areas.values()), **areas} if areas else {}
 
 
 class BitsPerByte:

@@ -1,6 +1,7 @@
 """EM: the likelihood never falls on any tree, planted pieces are found, the start is linear."""
 
 from dataclasses import replace
+from math import log
 from typing import Any
 
 import pytest
@@ -143,6 +144,21 @@ def test_the_start_is_the_linear_model_whatever_the_gates(tree: Tree) -> None:
     torch.testing.assert_close(
         share_E, torch.full_like(share_E, 1 / len(share_E)), atol=0.1, rtol=0
     )
+
+
+def test_a_small_step_under_a_bound_is_no_end_by_hand() -> None:
+    """A gate gives child 0 a share of 2e-5 that should be 1e-5: a way of log 2.
+
+    Each step moves the difference of the scores by 4 (1e-5 - 2e-5), too little to be told from
+    having arrived, and a hundred steps move it a hundred times as far.
+    """
+    x_TC, score = torch.ones(5, 1).double(), log(2e-5 / (1 - 2e-5))
+    gate_NC = torch.tensor([[score / 2], [-score / 2]]).double()
+    model = replace(random_hme(Tree.from_spec([2])), gate_NC=gate_NC)
+    h_TN = torch.tensor([1e-5, 1 - 1e-5]).double().expand(5, 2)
+    options = replace(OPTIONS, curvature="bound", newton_steps=100)
+    found = fit_gates(model, x_TC, h_TN, options).flatten()
+    assert (found[0] - found[1]).item() - score == pytest.approx(-100 * 4e-5, rel=0.01)
 
 
 # ------------------------------------------------------------------ planted problems

@@ -287,12 +287,31 @@ def test_the_command_says_where_it_lies_and_the_licence(
     assert Path("elsewhere/plays/one.txt").read_bytes() == ONE
 
 
+def test_files_go_where_they_are_looked_for_below_the_home_folder(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ANSWERS.update({"/one.txt": ONE, "/all.zip": archive_of({"two.txt": TWO})})
+    archive = Archive(url=f"{server}/all.zip", most=100_000, most_unpacked=300_000)
+    files = file("one.txt", ONE, f"{server}/one.txt"), file("two.txt", TWO, None)
+    monkeypatch.setitem(KNOWN_SETS, "plays", known(*files, archive=archive))
+    home, here = tmp_path / "home", tmp_path / "here"
+    here.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["fetch", "plays", "root='~/data'"])
+    assert ended.value.code == 0
+    assert everything(home) == ["data/plays/one.txt", "data/plays/two.txt"]
+    assert everything(here) == []
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["tiny_shakespear"], r"no such set\. Did you mean 'tiny_shakespeare'\? There are "),
         ([], r"NAME: 0 names given, 1 expected\. There are .*wikitext2"),
         (["wikitext2", "rot=x"], r"'rot' is not an option here; there are root"),
+        (["wikitext2", "root=5"], r"root = 5: expected a folder\."),
     ],
 )
 def test_a_wrong_name_is_told_with_the_nearest(

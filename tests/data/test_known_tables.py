@@ -78,6 +78,25 @@ def test_a_known_table_of_other_rows_is_refused(made: Path) -> None:
         data.setup()
 
 
-def test_an_unknown_set_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"data\.known = leter: .* Did you mean 'letter'"):
-        build(compose(["data=letter", "data.known=leter"]).data)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("known=leter", r"data\.known = leter: .* Did you mean 'letter'"),
+        (
+            "files=[letter-recognition.dat]",
+            r"data\.files = letter-recognition\.dat: must be one of letter-recognition\.data, the "
+            r"files of letter\. Did you mean 'letter-recognition\.data'",
+        ),
+        ("files=[]", r"data\.files = \[\]: must name some of letter-recognition\.data\."),
+        (
+            "blocks=[14000,6000]",
+            r"data\.blocks = \[14000, 6000\]: must be three numbers of at least 1, the rows for "
+            r"train, val, test\.",
+        ),
+        ("blocks=[]", r"data\.blocks = \[\]: must be three"),
+        ("blocks=[-5000,24000,1000]", r"data\.blocks = \[-5000, 24000, 1000\]: must be three"),
+    ],
+)
+def test_what_no_known_table_can_be_is_refused(change: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(compose(["data=letter", f"data.{change}"]).data)

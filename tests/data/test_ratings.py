@@ -12,7 +12,7 @@ from hmoe.config import build, compose
 from hmoe.data import Ratings, baselines
 from hmoe.data.rating_table import damped_means, split_by_time
 from hmoe.data.splits import unit_hash
-from hmoe.errors import DataError
+from hmoe.errors import ConfigError, DataError
 from tests.made import made_sets, write_set
 
 FILMS = [(10, "Action|Drama"), (20, "Drama"), (30, ""), (40, "Comedy")]
@@ -176,6 +176,15 @@ def test_known_ratings_are_compared_and_others_say_that_they_are_not(made: Path)
 
 
 # ------------------------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize("name", ["ml-1m", "letter"])
+def test_a_set_that_is_not_known_or_has_no_ratings_is_refused(name: str, tmp_path: Path) -> None:
+    message = f"data.known = {name}: must be null, or one of movielens_latest_small."
+    with pytest.raises(ConfigError, match=message):
+        ratings(tmp_path, known=name)
+    with pytest.raises(ConfigError, match="Did you mean 'movielens_latest_small'"):
+        ratings(tmp_path, known="movielens_small")
 
 
 def test_a_folder_without_ratings_is_refused(tmp_path: Path) -> None:

@@ -237,6 +237,31 @@ def test_a_file_that_is_no_table_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "separator"),
+    [("a,b\n1,5,2,5\n3,5,4,5\n", ","), ("a::b\n1::5::2\n3::5::4\n", "::")],
+    ids=["decimal commas", "a wide separator"],
+)
+def test_cells_beyond_the_last_column_are_not_left_out(
+    text: str, separator: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=r"table\.csv: expected as many cells in a row as columns"):
+        tabular(tmp_path, text, separator=separator).setup()
+
+
+@pytest.mark.parametrize("separator", ["::", "§", r"\s+"])
+def test_separators_that_are_no_single_byte_are_read(separator: str, tmp_path: Path) -> None:
+    text = FILE.replace("40,,", "40,?,").replace(",", " " if separator == r"\s+" else separator)
+    found = tabular(tmp_path, text, separator=separator)
+    assert found.digest == tabular(tmp_path).digest
+
+
+def test_a_separator_at_the_end_of_every_line_is_no_cell(tmp_path: Path) -> None:
+    head, *rows = FILE.splitlines()
+    text = "\n".join([head, *(f"{row}," for row in rows)])
+    assert tabular(tmp_path, text).digest == tabular(tmp_path).digest
+
+
+@pytest.mark.parametrize(
     ("said", "message"),
     [
         (None, r"data\.schema=null: must be given, as in data\.schema=\{target"),

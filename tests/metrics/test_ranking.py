@@ -1,14 +1,31 @@
-"""Ranking: NDCG by hand, beside torchmetrics and scikit-learn; scores of warm and cold users."""
+"""Ranking: NDCG and areas by hand, beside torchmetrics and scikit-learn; warm and cold users."""
 
 from math import log2, sqrt
 
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import ndcg_score
+from sklearn.metrics import ndcg_score, roc_auc_score
 from torchmetrics.retrieval import RetrievalNormalizedDCG
 
-from hmoe.metrics import ndcg_of_users, rating_scores
+from hmoe.metrics import area_under_roc, ndcg_of_users, rating_scores
+
+
+def test_an_area_is_the_share_of_pairs_in_order() -> None:
+    """Of yes 3 and 1 over no 2, 1 and 0: 3 beats three; 1 beats one and is equal to one."""
+    score, yes = np.array([3.0, 1, 2, 1, 0]), np.array([True, True, False, False, False])
+    assert area_under_roc(score, yes) == pytest.approx((3 + 1 + 1 / 2) / 6)
+    assert area_under_roc(-score, yes) == pytest.approx(1 - (3 + 1 + 1 / 2) / 6)
+
+
+def test_an_area_of_scores_that_are_no_numbers_is_none() -> None:
+    assert np.isnan(area_under_roc(np.array([1.0, np.nan, 2]), np.array([True, False, False])))
+
+
+def test_an_area_is_that_of_scikit_learn_with_ties() -> None:
+    draw = np.random.RandomState(2)
+    score, yes = draw.randint(0, 9, 200).astype(float), draw.rand(200) < 0.2
+    assert area_under_roc(score, yes) == pytest.approx(roc_auc_score(yes, score), rel=1e-12)
 
 
 def test_one_user_by_hand() -> None:

@@ -125,7 +125,7 @@ def test_a_changed_page_and_a_lost_picture_are_found(tmp_path: Path) -> None:
     page.write_text(page.read_text().replace("2.000", "2.001"))
     assert drift(MADE, tmp_path) == [f"{page} is not what the result says"]
     page.unlink()
-    assert drift(MADE, tmp_path) == [f"{page} is not what the result says"]
+    assert drift(MADE, tmp_path) == [f"{page} is missing"]
     stored(tmp_path)
     (tmp_path / "figure.svg").unlink()
     assert drift(MADE, tmp_path) == [f"{tmp_path / 'figure.svg'} is missing"]
