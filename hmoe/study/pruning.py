@@ -210,7 +210,7 @@ class Pruner:
         assert pruning is not None
         if known := trial.user_attrs.get(name):
             return Standing(**known["standing"])
-        losses = [turned(metric, metrics[metric]) for metric in arm.objectives]
+        losses = [turned(metric, metrics.get(metric, math.nan)) for metric in arm.objectives]
         excess = self.sweep.search.excess(metrics)
         beyond = sum(max(0.0, value) for value in excess.values())
         if not all(map(math.isfinite, (*losses, beyond))):

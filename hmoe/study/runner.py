@@ -277,7 +277,8 @@ class _Loop(Generic[J]):
         self.store.finish(work.run_id, work.folder, state=state, reason=reason or None)
         self.source.tell(work.job, metrics, reason, pruned=state == "pruned")
         self.under_way.remove(work)
-        told = ", ".join(f"{m} {metrics[m]:.4g}" for m in work.job.arm.objectives if metrics)
+        scores = {m: metrics[m] for m in work.job.arm.objectives if metrics and m in metrics}
+        told = ", ".join(f"{m} {score:.4g}" for m, score in scores.items())
         told = told or f"{state}: {reason}".removeprefix("pruned: ")  # its reason says so
         self.show(f"{work.job.label}: {told}")
 

@@ -189,10 +189,12 @@ class Search:
     ) -> None:
         """End a slot: with the metrics of its run, or without and with the reason."""
         trial, study = ticket.trial, self._studies[ticket.arm.name]
-        values = [metrics[m] for m in ticket.arm.objectives] if metrics is not None else []
+        # A run leaves out a score that its rows do not give, such as an area under one class.
+        objectives = ticket.arm.objectives if metrics is not None else ()
+        values = [(metrics or {}).get(m, math.nan) for m in objectives]
         excess = self.sweep.search.excess(metrics or {})
         if not all(map(math.isfinite, (*values, *excess.values()))):
-            reason = f"an objective is not finite: {values}"
+            reason = f"an objective is missing or not finite: {values}"
             metrics, excess = None, {}
         if pruned:
             excess = excess_when_pruned(trial)

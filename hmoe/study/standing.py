@@ -108,12 +108,13 @@ class Standings:
         self, arm: PlannedArm, results: Sequence[Any]
     ) -> tuple[dict[str, float], list[float]]:
         """Values and loads of the best trial within the bounds, or means of what confirms."""
-        split, metrics = "val", [result["metrics"] for result in results]
+        split, metrics = "val", [r["metrics"] for r in results]
         if self._kind == "confirm":
             split = "test"
         else:
             first, excess = arm.objectives[0], self._sweep.search.excess
-            within = [m for m in metrics if all(x <= 0 for x in excess(m).values())]
+            whole = [m for m in metrics if m.keys() >= set(arm.objectives)]
+            within = [m for m in whole if all(x <= 0 for x in excess(m).values())]
             metrics = [min(within, key=lambda m: turned(first, m[first]))] if within else []
         if not metrics:
             return {}, []

@@ -199,7 +199,14 @@ def test_an_objective_that_is_not_finite_fails_with_the_reason(search, bad):
     search.tell(search.ask(), {"val/loss": 0.5, "val/load/cv/expert": bad})
     (ended,) = search.ended()
     assert (ended.arm, ended.slot, ended.state, ended.values) == ("tree", 0, "failed", {})
-    assert ended.reason == f"an objective is not finite: [0.5, {bad}]"
+    assert ended.reason == f"an objective is missing or not finite: [0.5, {bad}]"
+
+
+def test_an_objective_that_a_run_left_out_fails_with_the_reason(search):
+    search.tell(search.ask(), {"val/accuracy": 0.5})
+    (ended,) = search.ended()
+    assert (ended.arm, ended.state, ended.values) == ("dense", "failed", {})
+    assert ended.reason == "an objective is missing or not finite: [nan]"
 
 
 def test_a_trial_without_values_fails_with_the_reason_and_its_slot_has_ended(search):

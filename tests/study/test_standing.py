@@ -68,6 +68,12 @@ def test_counts_points_and_time_left_by_hand(plan, tmp_path):
     assert standing.seconds_left == pytest.approx((40 + 5) / 2)
 
 
+def test_a_trial_without_an_objective_gives_no_point(plan, tmp_path):
+    write_result(tmp_path / "tree/trial_000", 1.0, val_load_cv_expert=0.3)
+    (tree,) = Standings("trial", *plan, tmp_path).of({"tree/trial_000": "complete"}).arms
+    assert tree.values == {}
+
+
 def test_the_point_is_the_best_trial_within_the_bounds(plan, tmp_path):
     for slot, (loss, cv) in enumerate([(1.0, 0.6), (2.0, 0.4)]):
         write_result(tmp_path / f"tree/trial_00{slot}", 1.0, val_loss=loss, val_load_cv_expert=cv)
