@@ -23,7 +23,7 @@ from typing import Any
 from hmoe.errors import HmoeError
 from hmoe.files import write_atomically
 from hmoe.reproductions.record import Cell, Measured, Place, Reproduction, Size, Values
-from hmoe.training import provenance
+from hmoe.training import keep_memory, provenance
 
 VALUES = "values.json"
 DECLARED = "declared.json"
@@ -172,6 +172,7 @@ def _start(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
+    keep_memory()  # as `hmoe train` does
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the rest
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -230,7 +230,7 @@ REPRODUCTION = Reproduction(
     ],
     sets=["census_income_kdd"],
     seeds=10,
-    minutes=15,
+    minutes=6,
     cells=_cells,
     measure=measure,
     figures=figures,

@@ -209,7 +209,7 @@ RATE = Reproduction(
         "which is not tried.",
     ),
     seeds=40,
-    minutes=2,
+    minutes=4,
     cells=cells,
     measure=measure,
     figures=figures,

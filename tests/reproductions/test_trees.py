@@ -41,7 +41,7 @@ def test_figures_by_hand() -> None:
     assert found["small_gap"].value == pytest.approx(0, abs=1e-9)
     assert found["small_equivalence_p"].value < 1e-3
     assert trees.TREES.verdict(found) == "reproduced"
-    assert "is equivalent within 0.015" in trees.notes(found)[0]
+    assert "flat and tree are equivalent within 0.015" in trees.notes(found)[0]
 
 
 def test_a_flat_mixture_that_stays_worse_is_not_what_was_claimed() -> None:
