@@ -135,12 +135,15 @@ class StreamData(LightningDataModule, ABC):
         notes: what a reader of the scores must know of the data.
         domain_names: names of the domains of each level; a batch's "domain" counts along them. ()
             where nothing is known.
+        row_group: the entry of a batch by which rows hang together, int64 (rows,), so that they are
+            no evidence of their own; "" where there is none.
     """
 
     floor: Mapping[str, float] = {}
     domain_labels: tuple[str, ...] = ()
     domain_names: tuple[tuple[str, ...], ...] = ()
     notes: tuple[str, ...] = ()
+    row_group: str = ""
 
     @abstractmethod
     def train_batch(self, step: int) -> Batch:

@@ -66,6 +66,7 @@ class Ratings(RowData):
     task = "rating"
     out_dim = 1
     domain_labels = ("activity", "taste")
+    row_group = "user"
 
     def __init__(
         self,

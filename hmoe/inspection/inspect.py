@@ -90,6 +90,7 @@ def inspect_run(
         seen.labels,
         run.data.label_names,
         tokens_per_row=run.tokens_per_row,
+        group_W=seen.group_W,
         show=_counter(show, "labels", len(run.layers)),
     )
     layers = []

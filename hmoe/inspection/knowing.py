@@ -36,6 +36,7 @@ def knowledge(
     names: Mapping[str, Sequence[str]],
     *,
     tokens_per_row: int,
+    group_W: Tensor | None = None,
     show: Callable[[], None] = lambda: None,
 ) -> dict[str, tuple[Knowledge, ...]]:
     """What each layer knows of every label.
@@ -48,6 +49,7 @@ def knowledge(
         labels: label -> its value for every token, int64 (T,).
         names: label -> names of its values.
         tokens_per_row: of the data; rows are what is permuted.
+        group_W: what rows hang together by; see `permutation_null`.
         show: called after every layer.
     """
     present = {label: value_T.unique(return_inverse=True) for label, value_T in labels.items()}
@@ -70,6 +72,7 @@ def knowledge(
                 tokens_per_row=tokens_per_row,
                 permutations=permutations,
                 generator=torch.Generator().manual_seed(_SEED),
+                group_W=group_W,
             )
             values = tuple(names[label][value] for value in value_C.tolist())
             found[place].append(_of_label(label, value_T, values, seen, clusters, null_QL))

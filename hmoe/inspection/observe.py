@@ -2,8 +2,8 @@
 
 What is kept is bounded: a row is 12 bytes, and of the inputs of a layer there is a sample.
 
-Letters: T tokens, D width, R rows, N nodes, E experts, K experts per token, L levels, S sampled
-tokens.
+Letters: T tokens, W rows of the data, D width, R rows, N nodes, E experts, K experts per token, L
+levels, S sampled tokens.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -88,12 +88,14 @@ class Observation:
         num_tokens: T.
         labels: label -> its value for every token, (T,).
         layers: place in the model -> what the layer did.
+        group_W: what rows of the data hang together by (`StreamData.row_group`), (W,); or None.
     """
 
     loss: float
     num_tokens: int
     labels: Mapping[str, Tensor]
     layers: Mapping[str, Seen]
+    group_W: Tensor | None
 
 
 def fitting(run: TrainedRun, tokens: int) -> int:
@@ -124,6 +126,7 @@ def observe(
     sample_S = torch.arange(num_kept) * num_tokens // max(1, num_kept)
     watches = {n: _Watch(layer, sample_S, run.device) for n, layer in run.layers.items()}
     labels: dict[str, list[Tensor]] = {label: [] for label in run.data.label_names}
+    groups: list[Tensor] = []
     total, num_items = 0.0, 0
     with _watching(watches.values()):
         for batch in batches:
@@ -136,12 +139,15 @@ def observe(
                 # What is known of a picture is known of all its patches.
                 patches = len(batch["x"]) * run.tokens_per_row // len(value_T)
                 labels[label].append(value_T.repeat_interleave(patches))
+            if run.data.row_group:
+                groups.append(batch[run.data.row_group])
             show()
     return Observation(
         loss=total / num_items,
         num_tokens=num_tokens,
         labels={label: torch.cat(parts) for label, parts in labels.items()},
         layers={name: watch.seen() for name, watch in watches.items()},
+        group_W=torch.cat(groups) if groups else None,
     )
 
 

@@ -70,6 +70,7 @@ def permutation_null(
     tokens_per_row: int,
     permutations: int,
     generator: torch.Generator,
+    group_W: Tensor | None = None,
 ) -> Tensor:
     """`level_information` as it is, and as it would be if labels had nothing to do with choices.
 
@@ -79,7 +80,9 @@ def permutation_null(
     within rows, the byte, keeps its run and its place in the row. Rows of one token are permuted
     token by token. Rows of the mixture stay with their token: with several experts a token they are
     not independent. Rows of the data are taken for exchangeable; where neighbours are alike, as two
-    windows of one file, chance is still somewhat too low.
+    windows of one file, chance is still somewhat too low. Where the data know what rows hang
+    together by, as ratings by their user, a label that is constant in every group is permuted group
+    by group: a gate that sees the user sends all his rows alike, which are one piece of evidence.
 
     Args:
         value_T: label of every token, 0 .. C - 1, row after row.
@@ -88,6 +91,7 @@ def permutation_null(
         permutations: how many, Q.
         generator: draws them, on the CPU: as many, of as many rows, are the same permutations for
             every layer and label, as `corrected_p` needs.
+        group_W: what the rows of the data hang together by, any int64 numbers; None: by nothing.
 
     Returns:
         (1 + Q, L) float64, the data first.
@@ -97,6 +101,12 @@ def permutation_null(
     if (value_WB == value_WB[:, :1]).all():
         # The rows of the mixture that are in the same row of the data then move together.
         unit_R, value_WB = unit_R // tokens_per_row, value_WB[:, :1]
+        if group_W is not None:
+            groups_G, group_W = group_W.cpu().unique(return_inverse=True)
+            value_G1 = value_WB.new_zeros(len(groups_G), 1)
+            value_G1[group_W] = value_WB
+            if (value_G1[group_W] == value_WB).all():
+                unit_R, value_WB = group_W[unit_R], value_G1
     num_values, num_rows = int(value_WB.max()) + 1, max(1, len(unit_R))
     pair_P, times_P = (unit_R * tree.num_experts + expert_R).unique(return_counts=True)
     unit_P, expert_P = pair_P // tree.num_experts, pair_P % tree.num_experts

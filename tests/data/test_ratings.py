@@ -167,6 +167,14 @@ def test_cold_users_are_told_by_the_hash_of_their_number_and_have_no_id(made: Pa
     assert ((activity == 0) == test["cold"]).all()
 
 
+def test_rows_hang_together_by_their_user_of_whom_all_labels_are(made: Path) -> None:
+    data = ratings(made)
+    batch = whole(data, "val")
+    for value_T in data.labels(batch).values():
+        pairs = set(zip(batch[data.row_group].tolist(), value_T.tolist(), strict=True))
+        assert len(pairs) == len(batch[data.row_group].unique())
+
+
 def test_known_ratings_are_compared_and_others_say_that_they_are_not(made: Path) -> None:
     assert ratings(made, known="movielens_latest_small").notes == ()
     assert "not compared with any digest" in ratings(made).notes[0]

@@ -343,3 +343,44 @@ def test_the_class_is_the_function_of_all_batches_together() -> None:
         assert found[f"ami/level_{level}"] == ami(cut)
         assert found[f"nmi/level_{level}"] == nmi(cut)
     assert len(found) == 6
+
+
+def test_rows_of_a_group_are_one_piece_of_evidence() -> None:
+    """Experts and labels are drawn group by group, apart from each other: nobody knows anything."""
+    tree, group_W = Tree.from_spec([4]), torch.arange(20).repeat_interleave(30)
+    found: dict[bool, list[bool]] = {True: [], False: []}
+    for seed in range(40):
+        draw = torch.randint(0, 4, (2, 20), generator=generator(seed))
+        expert_R, value_T = draw[:, group_W]
+        for grouped in found:
+            null_QL = permutation_null(
+                value_T,
+                torch.arange(600),
+                expert_R,
+                tree,
+                tokens_per_row=1,
+                permutations=99,
+                generator=generator(),
+                group_W=group_W * 7 if grouped else None,  # any numbers
+            )
+            found[grouped].append(corrected_p([null_QL])[0].item() <= 0.05)
+    assert sum(found[False]) == 40
+    assert sum(found[True]) <= 5  # 2 in the mean
+
+
+def test_a_label_that_changes_within_a_group_is_permuted_row_by_row() -> None:
+    value_T = torch.randint(0, 3, (60,), generator=generator(1))
+    words = {"tokens_per_row": 1, "permutations": 20}
+    apart, grouped = (
+        permutation_null(
+            value_T,
+            torch.arange(60),
+            torch.randint(0, 4, (60,), generator=generator(2)),
+            Tree.from_spec([2, 2]),
+            **words,
+            generator=generator(),
+            group_W=group_W,
+        )
+        for group_W in (None, torch.arange(60) // 6)
+    )
+    assert torch.equal(apart, grouped)
