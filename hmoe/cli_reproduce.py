@@ -50,6 +50,13 @@ def reproduce(words: Sequence[str], *, check: bool, rewrite: bool) -> int:
         raise ConfigError(
             f"{unused[0]}: nothing is run with --check or --rewrite, which know out=."
         )
+    own_out = any(word.startswith("out=") for word in given)
+    for reproduction in chosen if options["seeds"] and not own_out else ():
+        if options["seeds"] < reproduction.seeds:  # a trial must not overwrite what is stored
+            raise ConfigError(
+                f"seeds = {options['seeds']}: {reproduction.name} has {reproduction.seeds}. Say "
+                "where the result of fewer goes: out=<folder>."
+            )
     if no_gpu := [r.name for r in chosen if options["size"] == "gpu" and not r.gpu]:
         own = ", ".join(r.name for r in REPRODUCTIONS.values() if r.gpu)
         raise ConfigError(f"size = gpu: {no_gpu[0]} runs on the CPU alone; it is known to {own}.")

@@ -24,6 +24,7 @@ _PARTS = {
     "declared_criteria",
     "figures",
     "fingerprint",
+    "size",
     "verdict",
 }
 
@@ -141,6 +142,9 @@ def drift(reproduction: Reproduction, folder: Path) -> list[str]:
 def _apart(reproduction: Reproduction, result: Mapping[str, Any]) -> list[str]:
     """Where numbers, criteria, figures and verdict of a result do not follow from one another."""
     measured, found = stored_cells(result), []
+    cells = reproduction.cells(result["size"], reproduction.seeds)
+    if lost := len(set(cells) - {m.cell for m in measured}):
+        found.append(f"{lost} of {len(cells)} cells are missing")
     if fingerprint(measured) != result["fingerprint"]:
         found.append("the numbers of the cells were changed")
     if result["criteria"] != json.loads(json.dumps(criteria_of(reproduction))):

@@ -31,6 +31,10 @@ def run(*words: str) -> int:
         ("mad", "mad: no such reproduction. Did you mean 'made'?"),
         ("made seeds=1", "seeds = 1: expected a whole number of at least 2"),
         ("made size=gpu", "size = gpu: made runs on the CPU alone; it is known to"),
+        (
+            "made seeds=4",
+            "seeds = 4: made has 5. Say where the result of fewer goes: out=",
+        ),
         ("made --check seeds=3", "seeds=3: nothing is run with --check or --rewrite"),
         ("made --rewrite workers=3", "workers=3: nothing is run with --check or --rewrite"),
         ("made --check --rewrite", "--check and --rewrite: one of them"),
@@ -89,10 +93,10 @@ def test_a_check_of_several_goes_on_without_the_one_that_is_missing(
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_run_measures_judges_and_writes(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("made", "root=.", "seeds=3", "workers=1") == 0
+    assert run("made", "root=.", "workers=1") == 0
     out = capsys.readouterr().out
     assert out == "made: reproduced\nreports/reproductions/made/README.md\n"
     page = Path("reports/reproductions/made/README.md").read_text()
-    assert "    hmoe reproduce made root=. seeds=3 workers=1\n" in page
-    assert "| mean | 2 | 1.000 ± 1.000 (3) |" in page
+    assert "    hmoe reproduce made root=. workers=1\n" in page
+    assert "| mean | 2 | 2.000 ± 1.581 (5) |" in page
     assert run("made", "--check") == 0

@@ -50,6 +50,12 @@ def test_the_result_and_its_page_by_hand(tmp_path: Path) -> None:
     assert drift(MADE, tmp_path) == []
 
 
+def test_lost_seeds_are_drift(tmp_path: Path) -> None:
+    stored(tmp_path)
+    found = drift(replace(MADE, cells=lambda size, seeds: MADE.cells(size, seeds + 2)), tmp_path)
+    assert found == ["2 of 7 cells are missing"]
+
+
 def test_criteria_are_as_old_as_in_the_result_before(tmp_path: Path) -> None:
     stored(tmp_path, at=60.0)
     assert stored(tmp_path, at=120.0)["declared_at"] == 60.0
