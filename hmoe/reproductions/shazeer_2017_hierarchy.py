@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from hmoe.reproductions.language import (
-    EARLIER,
     READ,
     TEXT,
     ends,
@@ -208,7 +207,6 @@ SHAZEER_2017_HIERARCHY = Reproduction(
         READ,
         "The paper has the one-billion-word benchmark; ratios of perplexities, and margins, are "
         "those of words. Runs are thousands of times as short.",
-        EARLIER,
         "Experts are 64 wide (gpu: 128) where the paper has 1,024; the one wide expert has the "
         "width of four. The 4 experts have a gate without noise and no loss: all always work.",
         "The best 4 of all paths, exact and by a beam of 2, are arms of ours, with the losses of "

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from hmoe.reproductions.language import (
-    EARLIER,
     READ,
     TEXT,
     grid,
@@ -194,7 +193,6 @@ SHAZEER_2017_LOSSES = Reproduction(
         READ,
         "The paper has the one-billion-word benchmark; ratios of perplexities are those a word. "
         "Runs are thousands of times as short.",
-        EARLIER,
         "64 experts, top 4, where the paper has 256; loads are at most 16 times the mean, not 64.",
         "Loads are counted in validation, without noise. A gate that starts at zero chooses by "
         "very small differences there, while its noise still spreads the work in training; so CVs "

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from hmoe.reproductions.language import (
-    EARLIER,
     READ,
     TEXT,
     ends,
@@ -225,7 +224,6 @@ WANG_2024_LOSS_FREE = Reproduction(
         "(gpu: 96).",
         READ,
         "Ratios of perplexities are those a word.",
-        EARLIER,
         "The trees are an extension of ours: 8 groups of 8, of which the best 3 stay "
         "in the running; a bias for every node, against biases for experts alone.",
         "The differences of `system=loss_free`: the gate has a bias, which starts at zero.",
