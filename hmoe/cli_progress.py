@@ -31,7 +31,10 @@ def progress(
     columns.append(DownloadColumn() if in_bytes else MofNCompleteColumn())
     if time_left:
         columns += [TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()]
-    with Progress(*columns, console=Console(stderr=True), transient=not time_left) as shown:
+    console = Console(stderr=True)
+    # Where nothing moves, a bar that goes away would leave an empty line.
+    hidden = not time_left and not console.is_interactive
+    with Progress(*columns, console=console, transient=not time_left, disable=hidden) as shown:
         task = shown.add_task(what, total=None if time_left else 100.0)
 
         def show(now: str, done: int, total: int) -> None:

@@ -159,5 +159,6 @@ def _find_sets(reproduction: "Reproduction", root: Path) -> None:
     from hmoe.data import KNOWN_SETS
 
     for name in reproduction.sets:
+        elsewhere = f"Or name the folder in which {name} lies: root=/path/to/folder."
         for file in KNOWN_SETS[name].files:
-            KNOWN_SETS[name].find(root / name, file.name)
+            KNOWN_SETS[name].find(root / name, file.name, elsewhere)

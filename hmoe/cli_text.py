@@ -29,11 +29,13 @@ def fetch(words: Sequence[str]) -> int:
     if name not in KNOWN_SETS:
         raise ConfigError(f"{name}: no such set.{nearest(name, KNOWN_SETS)} {there_are}")
     known = KNOWN_SETS[name]
-    with progress(in_bytes=True) as show:
-        paths = fetch_set(known, Path(options["root"]) / name, show=show)
+    folder = Path(options["root"]) / name
     print(f"{name}: {known.title}")
     print(f"source: {known.source}")
     print(f"licence: {known.licence}")
+    print(f"folder: {folder}", flush=True)  # before anything is asked for
+    with progress(in_bytes=True) as show:
+        paths = fetch_set(known, folder, show=show)
     for path in paths:
         print(path)
     return 0
@@ -41,9 +43,6 @@ def fetch(words: Sequence[str]) -> int:
 
 def generate(words: Sequence[str], *, prompt: str) -> int:
     """Let a run that was trained on text go on from a prompt."""
-    from hmoe.inspection import generate as sampled
-    from hmoe.inspection import load_run
-
     (name,), options = names_in(
         words, ("RUN",), {"tokens": 400, "temperature": 0.8, "top_k": None, "seed": 0}
     )
@@ -55,6 +54,10 @@ def generate(words: Sequence[str], *, prompt: str) -> int:
     if not prompt:
         raise ConfigError("--prompt: must hold some text to go on from.")
     folder, _ = run_named(Path(options.pop("runs")), name)
+    # Loads torch: after all that can be told without.
+    from hmoe.inspection import generate as sampled
+    from hmoe.inspection import load_run
+
     given = prompt.encode(errors="surrogateescape")  # as the shell has it, UTF-8 or not
     pieces = sampled(load_run(folder), given, **options)
     # A character may come in several tokens; what is none is shown as such.

@@ -284,7 +284,13 @@ def test_help_is_answered_without_heavy_libraries():
         "heavy = {'torch', 'pytorch_lightning', 'mlflow', 'optuna', 'sklearn', 'plotly', 'rich'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
-    for argv in (["--help"], ["train", "--help"], ["train", "data=digit"], ["ui", "port=x"]):
+    for argv in (
+        ["--help"],
+        ["train", "--help"],
+        ["train", "data=digit"],
+        ["ui", "port=x"],
+        ["generate", "run"],
+    ):
         done = subprocess.run(
             [sys.executable, "-c", program, *argv], capture_output=True, text=True, check=True
         )

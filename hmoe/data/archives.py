@@ -24,7 +24,7 @@ PACKINGS: dict[str, Callable[..., Any]] = {
 }
 """How one file may be packed, by the ending of its name."""
 
-REMEDY = "Copy the file anew from where you have it."
+REMEDY = "It is damaged, or another edition: copy it anew from where you have it."
 _BEGINNINGS = {b"\x1f\x8b": ".gz", b"\xfd7zXZ\x00": ".xz", b"BZh": ".bz2"}
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 # The type in a Unix mode; 0 where the zip was not made on Unix.

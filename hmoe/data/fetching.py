@@ -22,7 +22,6 @@ _CHUNK = 2**16
 _TIMEOUT_S = 30
 # A packing of what hardly packs adds a little; beyond this a download is not what it should be.
 _SLACK = 2**16
-_AGAIN = "Try again, or put the file there yourself."
 
 Show = Callable[[str, int, int], None]
 
@@ -44,11 +43,12 @@ def fetch(known: KnownSet, root: Path, *, show: Show) -> list[Path]:
     """
     missing = [file for file in known.files if not _there(known, root, file)]
     if missing and not known.fetchable:
-        raise DataError(f"{known.name}: no address is known. {known.remedy()}")
+        raise DataError(f"{known.name}: no address is known. {known.remedy(root)}")
     for file in missing:
         if file.url is not None:
-            with _download(file.url, file.size + _SLACK, file.size, show) as path:
-                content = read_packed(path, most=file.size, remedy=f"It is of {file.url}. {_AGAIN}")
+            with _download(file.url, file.size + _SLACK, file.size, show, root) as path:
+                remedy = f"It is of {file.url}. {_again(root)}"
+                content = read_packed(path, most=file.size, remedy=remedy)
             _put(root, file, content, file.url)
     if archived := [file for file in missing if file.url is None]:
         _fetch_archive(known, root, archived, show)
@@ -69,7 +69,7 @@ def _fetch_archive(known: KnownSet, root: Path, files: list[KnownFile], show: Sh
     archive = known.archive
     assert archive is not None, "files without an address come in an archive"
     wanted = {file.member or file.name: file for file in files}
-    with _download(archive.url, archive.most, archive.most, show) as path:
+    with _download(archive.url, archive.most, archive.most, show, root) as path:
         content = path.read_bytes()
         found = hashlib.sha256(content).hexdigest()
         if archive.sha256 not in (None, found):
@@ -102,16 +102,23 @@ def _put(root: Path, file: KnownFile, content: bytes, origin: str) -> None:
         raise DataError(f"{path}: cannot be written: {error.strerror}.") from error
 
 
+def _again(root: Path) -> str:
+    return f"Try again, or put the file into {root} yourself."
+
+
 @contextmanager
-def _download(url: str, most: int, expected: int, show: Show) -> Iterator[Path]:
-    """Bring an address into a file that is gone afterwards, of at most so many bytes."""
+def _download(url: str, most: int, expected: int, show: Show, root: Path) -> Iterator[Path]:
+    """Bring an address into a file that is gone afterwards, of at most so many bytes.
+
+    The folder `root` is named where that fails.
+    """
     place = PurePosixPath(urlsplit(url).path)
     ending = place.suffix if place.suffix in PACKINGS else ""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"download{ending}"
         with path.open("wb") as file:
             come = 0
-            for chunk in _chunks(url):
+            for chunk in _chunks(url, root):
                 come += len(chunk)
                 if come > most:
                     raise DataError(f"{url}: expected at most {most} bytes, found more.")
@@ -120,7 +127,7 @@ def _download(url: str, most: int, expected: int, show: Show) -> Iterator[Path]:
         yield path
 
 
-def _chunks(url: str) -> Iterator[bytes]:
+def _chunks(url: str, root: Path) -> Iterator[bytes]:
     """What an address answers, piece by piece, to its end."""
     come = 0
     try:
@@ -132,6 +139,6 @@ def _chunks(url: str) -> Iterator[bytes]:
                 yield chunk
     except (OSError, HTTPException, ValueError) as error:
         reason = error.reason if isinstance(error, URLError) else error
-        raise DataError(f"{url}: does not answer: {reason}. {_AGAIN}") from error
+        raise DataError(f"{url}: does not answer: {reason}. {_again(root)}") from error
     if announced is not None and come != int(announced):
-        raise DataError(f"{url}: broke off after {come} of {announced} bytes. {_AGAIN}")
+        raise DataError(f"{url}: broke off after {come} of {announced} bytes. {_again(root)}")

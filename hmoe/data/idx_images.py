@@ -33,7 +33,7 @@ from hmoe.data.pixels import Images, PixelData, stratified_split
 from hmoe.errors import ConfigError
 
 UNSIGNED_BYTE = 8
-REMEDY = "Copy the file anew from where you have the set."
+REMEDY = "It is damaged, or another edition: copy it anew from where you have the set."
 
 
 class IdxData(PixelData):

@@ -5,13 +5,17 @@ file may be packed (input.txt.gz for input.txt): what counts is the digest of th
 """
 
 import hashlib
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from hmoe.config import literal
 from hmoe.data.archives import PACKINGS, read_packed
 from hmoe.data.checks import data_error
 from hmoe.errors import DataError
+
+_ELSEWHERE = "Or name a folder that has it: data.root=/path/to/folder."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,13 +90,17 @@ class KnownSet:
         """Whether `hmoe fetch` knows an address for every file."""
         return self.archive is not None or all(file.url for file in self.files)
 
-    def remedy(self) -> str:
-        """How to get the set, in a message."""
-        how = f"Get it with: hmoe fetch {self.name}. " if self.fetchable else ""
+    def remedy(self, root: str | Path, elsewhere: str = _ELSEWHERE) -> str:
+        """How to get the set, in a message.
+
+        Args:
+            root: the folder that was looked into.
+            elsewhere: how to name another folder, in the words of the command.
+        """
+        how = f"Get it with: {self._command(Path(root))}." if self.fetchable else ""
         addresses = [self.archive.url] if self.archive else [f.url for f in self.files if f.url]
-        where = f"It is published at {addresses[0]}. " if addresses else ""
-        advice = f"{self.advice} " if self.advice else ""
-        return f"{how}{where}{advice}Or name a folder that has it: data.root=/path/to/folder."
+        where = f"It is published at {addresses[0]}." if addresses else ""
+        return " ".join(filter(None, (how, where, self.advice, elsewhere)))
 
     def read(self, root: str | Path, name: str) -> bytes:
         """Return the content of one of the files.
@@ -106,16 +114,23 @@ class KnownSet:
         """
         file = self._file(name)
         path = self.find(root, name)
+        # `hmoe fetch` leaves a file that is there as it is.
+        remedy = f"It is damaged, or another edition: delete it. {self.remedy(root, '')}"
         if path.name == file.name and path.stat().st_size != file.size:
-            raise self._another(path, file, *_digest_on_disk(path))  # however large it is
-        content = read_packed(path, most=file.size, remedy=self.remedy())
+            raise _another(path, file, *_digest_on_disk(path), remedy)  # however large it is
+        content = read_packed(path, most=file.size, remedy=remedy)
         found = hashlib.sha256(content).hexdigest()
         if found != file.sha256:
-            raise self._another(path, file, found, len(content))
+            raise _another(path, file, found, len(content), remedy)
         return content
 
-    def find(self, root: str | Path, name: str) -> Path:
+    def find(self, root: str | Path, name: str, elsewhere: str = _ELSEWHERE) -> Path:
         """Return the path of one of the files, plain before packed; its content is not looked at.
+
+        Args:
+            root: the folder of the set.
+            name: of the file.
+            elsewhere: see `remedy`.
 
         Raises:
             DataError: it is not there.
@@ -127,24 +142,33 @@ class KnownSet:
             if path.is_file():
                 return path
         expected = f"sha256 {file.sha256} ({file.size} bytes), plain or as .gz, .xz, .bz2"
-        raise data_error(plain, expected, "nothing there", self.remedy())
+        folder = Path(root).expanduser()
+        lacking = [f for f in (*reversed(folder.parents), folder) if not f.is_dir()]
+        found = f"no such folder: {lacking[0]}" if lacking else "nothing there"
+        raise data_error(plain, expected, found, self.remedy(root, elsewhere))
 
     def digest(self) -> str:
         """SHA-256 of the names and digests of all files."""
         lines = sorted(f"{file.sha256}  {file.name}\n" for file in self.files)
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
-    def _another(self, path: Path, file: KnownFile, sha256: str, size: int) -> DataError:
-        return data_error(
-            path,
-            f"sha256 {file.sha256} ({file.size} bytes)",
-            f"sha256 {sha256} ({size} bytes)",
-            f"It is damaged, or another edition. {self.remedy()}",
-        )
+    def _command(self, root: Path) -> str:
+        """What to type; a fetch puts files below a folder of the name of the set alone."""
+        fetch = f"hmoe fetch {self.name}"
+        if root == Path("data", self.name):
+            return fetch
+        if root.name == self.name:
+            return f"{fetch} {shlex.quote(f'root={literal(str(root.parent))}')}"
+        return f"{fetch}, then leave data.root= out"
 
     def _file(self, name: str) -> KnownFile:
         files: Mapping[str, KnownFile] = {file.name: file for file in self.files}
         return files[name]
+
+
+def _another(path: Path, file: KnownFile, sha256: str, size: int, remedy: str) -> DataError:
+    expected = f"sha256 {file.sha256} ({file.size} bytes)"
+    return data_error(path, expected, f"sha256 {sha256} ({size} bytes)", remedy)
 
 
 def _digest_on_disk(path: Path) -> tuple[str, int]:

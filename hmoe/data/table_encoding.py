@@ -1,24 +1,27 @@
-"""Encoding: a table to vectors, targets and labels, with what is known of the training rows alone.
+"""Encoding: a file read as a table, and that to vectors, targets and labels.
 
-A number that is missing counts as the mean of the training rows, beside a column that says so, if
-any is missing there; a category that is missing is a value of its own; a target must be there.
+What a number or a category becomes is known of the training rows alone. A number that is missing
+counts as their mean, beside a column that says so, if any is missing there; a category that is
+missing is a value of its own; a target must be there.
 
-Letters: R rows in the order train, val, test; B rows of a batch; N numbers, C categories.
+Letters: R rows in the order train, val, test; N numbers, C categories.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from torch import Tensor
 
-from hmoe.data.checks import data_error
+from hmoe.data.checks import check_head, data_error
 from hmoe.data.loader import SPLITS, Split
 from hmoe.data.table_schema import Schema, Target
 from hmoe.errors import nearest
 
+PARQUET = (".parquet", ".pq")
 MISSING = "missing"
 _YES_OR_NO = {"1": 1.0, "true": 1.0, "yes": 1.0, "0": 0.0, "false": 0.0, "no": 0.0}
 _MOST_NAMES = 20  # that a message shows
@@ -30,7 +33,7 @@ class Table:
 
     Attributes:
         x: split -> numbers, and of every category the number of the feature that is 1, float32
-            (R, N + C); see `spread_out`.
+            (R, N + C); a model reads a column for every value of a category.
         y: split -> targets: int64 (R,) of classes, float32 (R, targets) of values, standardised,
             and of yes or no.
         domain: split -> labels int64 (R, labels).
@@ -49,6 +52,61 @@ class Table:
     classes: tuple[str, ...]
     domain_names: tuple[tuple[str, ...], ...]
     sd: np.ndarray
+
+
+def read_table(
+    path: Path,
+    source: Path | BytesIO,
+    *,
+    separator: str,
+    columns: Sequence[str] | None,
+    comment: str | None,
+    missing: Sequence[str],
+) -> Any:
+    """Read a file into a frame of pandas; of text every cell is text or missing.
+
+    Args:
+        path: for messages, and for the kind of the file.
+        source: what is read.
+        separator, columns, comment, missing: see `KnownTable`.
+
+    Raises:
+        DataError: it cannot be read as a table, or a row has more cells than there are columns.
+    """
+    import pandas as pd
+
+    # The fast engine knows white space, or one byte, between cells. Of others pandas would warn.
+    fast = separator == r"\s+" or len(separator.encode()) <= 1
+    engine: Literal["c", "python"] = "c" if fast else "python"
+    try:
+        if path.suffix in PARQUET:
+            frame = pd.read_parquet(source)
+            return frame.mask(frame.isin(list(missing)))
+        with warnings.catch_warnings():
+            # What is left to warn of: it leaves out the cells beyond the last column.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            if columns is None and isinstance(source, Path):
+                check_head(path, list(pd.read_csv(source, sep=separator, engine=engine, nrows=0)))
+            return pd.read_csv(
+                source,
+                sep=separator,
+                engine=engine,
+                names=None if columns is None else list(columns),
+                header=0 if columns is None else None,
+                comment=comment,
+                dtype="category",  # few words in many cells
+                keep_default_na=False,
+                na_values=list(missing),
+                skipinitialspace=True,
+                index_col=False,
+            )
+    except pd.errors.ParserWarning as warning:
+        remedy = "Is data.separator right, and does no number have it for a decimal point?"
+        raise data_error(path, "as many cells in a row as columns", "more", remedy) from warning
+    except (ValueError, OSError, UnicodeDecodeError) as error:  # pandas' own are ValueErrors
+        reason = str(error).splitlines()[0]
+        remedy = "Is it CSV with data.separator between its cells, or Parquet?"
+        raise data_error(path, "a table", reason, remedy) from error
 
 
 def encode(frame: Any, schema: Schema, rows: Mapping[Split, np.ndarray], path: Path) -> Table:
@@ -94,13 +152,6 @@ def encode(frame: Any, schema: Schema, rows: Mapping[Split, np.ndarray], path: P
         domain_names=tuple(names for _, names in labels),
         sd=sd,
     )
-
-
-def spread_out(x: Tensor, table: Table) -> Tensor:
-    """Rows as a model reads them: (B, N + C) -> (B, features), a 1 for every category."""
-    features = x.new_zeros(len(x), len(table.features))
-    features[:, : table.num_numbers] = x[:, : table.num_numbers]
-    return features.scatter_(1, x[:, table.num_numbers :].long(), 1.0)
 
 
 @dataclass(frozen=True)

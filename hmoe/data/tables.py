@@ -9,7 +9,6 @@ a value that the training rows have, and one for values that they have not. See 
 what columns are for, table_encoding.py for what becomes of them.
 """
 
-import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
@@ -21,17 +20,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hmoe.data.checks import check_root, check_shares, data_error
+from hmoe.data.checks import check_cells, check_root, check_shares, data_error
 from hmoe.data.known import KnownSet
 from hmoe.data.known_sets import KNOWN_SETS
 from hmoe.data.loader import SPLITS, Batch, Split
 from hmoe.data.rows import RowData
 from hmoe.data.splits import split_by_hash
-from hmoe.data.table_encoding import Table, encode, spread_out
+from hmoe.data.table_encoding import PARQUET, Table, encode, read_table
 from hmoe.data.table_schema import Schema
 from hmoe.errors import ConfigError, nearest
-
-PARQUET = (".parquet", ".pq")
 
 
 class TableData(RowData):
@@ -104,12 +101,19 @@ class TableData(RowData):
 
     def _batch(self, split: Split, rows: Tensor) -> Batch:
         batch = super()._batch(split, rows)
-        return {**batch, "x": spread_out(batch["x"], self.table)}
+        return {**batch, "x": _spread_out(batch["x"], self.table)}
 
     def _digested(self, values: np.ndarray) -> bytes:
         # Rounded, since another machine's means differ in the last bits.
         scale = 1e4 if np.issubdtype(values.dtype, np.floating) else 1
         return np.rint(values * scale).astype("<i4").tobytes()
+
+
+def _spread_out(x: Tensor, table: Table) -> Tensor:
+    """Rows as a model reads them: (B, numbers + categories) -> (B, features), a 1 a category."""
+    features = x.new_zeros(len(x), len(table.features))
+    features[:, : table.num_numbers] = x[:, : table.num_numbers]
+    return features.scatter_(1, x[:, table.num_numbers :].long(), 1.0)
 
 
 class Tabular(TableData):
@@ -147,12 +151,20 @@ class Tabular(TableData):
         super().__init__(schema=schema, batch_size=batch_size, seed=seed)
         check_shares(val_share=val_share, test_share=test_share)
         self._root = check_root(root, "a CSV or Parquet file")
-        self._form = {"separator": separator, "missing": tuple(missing)}
+        if self._root.is_dir() and self._root.suffix not in PARQUET:  # Parquet may be in pieces
+            remedy = f"Name a file in it, as in data.root={self._root / 'table.csv'}."
+            raise data_error(self._root, "a CSV or Parquet file", "a folder", remedy)
+        separator = "\t" if separator == r"\t" else separator  # a shell hands it on as written
+        self._form: dict[str, Any] = {"separator": separator, "missing": tuple(missing)}
         self._split = split
         self._shares = {"val_share": val_share, "test_share": test_share}
 
     def _read(self) -> tuple[Any, Mapping[Split, np.ndarray], Path]:
         frame = read_table(self._root, self._root, columns=None, comment=None, **self._form)
+        targets = [t.column for t in self.schema.targets if t.column in frame.columns]
+        # Of a row cut short pandas makes missing cells; the encoding would blame the target alone.
+        if self._root.suffix not in PARQUET and frame[targets].isna().any(axis=None):
+            check_cells(self._root, self._form["separator"], list(frame.columns))
         if self._split is None:
             return frame, split_by_hash(len(frame), **self._shares), self._root
         if self._split not in frame.columns:
@@ -266,55 +278,3 @@ def _published(
         for file in files
     ]
     return pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
-
-
-def read_table(
-    path: Path,
-    source: Path | BytesIO,
-    *,
-    separator: str,
-    columns: Sequence[str] | None,
-    comment: str | None,
-    missing: Sequence[str],
-) -> Any:
-    """Read a file into a frame of pandas; of text every cell is text or missing.
-
-    Args:
-        path: for messages, and for the kind of the file.
-        source: what is read.
-        separator, columns, comment, missing: see `KnownTable`.
-
-    Raises:
-        DataError: it cannot be read as a table, or a row has more cells than there are columns.
-    """
-    import pandas as pd
-
-    # The fast engine knows white space, or one byte, between cells. Of others pandas would warn.
-    fast = separator == r"\s+" or len(separator.encode()) <= 1
-    try:
-        if path.suffix in PARQUET:
-            frame = pd.read_parquet(source)
-            return frame.mask(frame.isin(list(missing)))
-        with warnings.catch_warnings():
-            # What is left to warn of: it leaves out the cells beyond the last column.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            return pd.read_csv(
-                source,
-                sep=separator,
-                engine="c" if fast else "python",
-                names=None if columns is None else list(columns),
-                header=0 if columns is None else None,
-                comment=comment,
-                dtype="category",  # few words in many cells
-                keep_default_na=False,
-                na_values=list(missing),
-                skipinitialspace=True,
-                index_col=False,
-            )
-    except pd.errors.ParserWarning as warning:
-        remedy = "Is data.separator right, and does no number have it for a decimal point?"
-        raise data_error(path, "as many cells in a row as columns", "more", remedy) from warning
-    except (ValueError, OSError, UnicodeDecodeError) as error:  # pandas' own are ValueErrors
-        reason = str(error).splitlines()[0]
-        remedy = "Is it CSV with data.separator between its cells, or Parquet?"
-        raise data_error(path, "a table", reason, remedy) from error

@@ -20,13 +20,16 @@ def description(model: nn.Module) -> str:
     layer = next((m for m in model.modules() if isinstance(m, HMoE | Mixture | SoftMoE)), None)
     if layer is not None:
         lines += [draw(layer.tree), ""]
+    met = f"{model_cost.experts_per_token:.3g}"
+    if isinstance(layer, HMoE) and (heads := layer.gate.num_heads) > 1:
+        met += f" ({heads} gates of {model_cost.experts_per_token / heads:.3g})"
     facts = {
         "parameters": f"{model_cost.total_params:,}",
         "active parameters": f"{model_cost.active_params:,.0f}",
         "gate parameters": f"{model_cost.gate_params:,}",
         "FLOPs per token": f"{model_cost.flops_per_token:,.0f} (forward)",
         "mixture layers": f"{model_cost.num_mixtures}",
-        "experts per token": f"{model_cost.experts_per_token:.3g}",
+        "experts per token": met,
     }
     return "\n".join([*lines, *(f"{name:18} {value}" for name, value in facts.items())])
 

@@ -273,11 +273,13 @@ def test_the_command_says_where_it_lies_and_the_licence(
     with pytest.raises(SystemExit) as ended:
         cli.main(["fetch", "plays"])
     assert ended.value.code == 0
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert err == ""
     assert out.splitlines() == [
         "plays: Plays",
         "source: us",
         "licence: CC BY 4.0",
+        "folder: data/plays",
         "data/plays/one.txt",
     ]
     assert Path("data/plays/one.txt").read_bytes() == ONE
@@ -285,6 +287,21 @@ def test_the_command_says_where_it_lies_and_the_licence(
         cli.main(["fetch", "plays", "root=elsewhere"])
     assert ended.value.code == 0
     assert Path("elsewhere/plays/one.txt").read_bytes() == ONE
+
+
+def test_what_it_is_and_where_it_would_go_is_told_before_an_address_fails(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(KNOWN_SETS, "plays", known(file("one.txt", ONE, f"{server}/none")))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["fetch", "plays"])
+    assert ended.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == "plays: Plays\nsource: us\nlicence: free\nfolder: data/plays\n"
+    assert err.startswith(f"hmoe fetch: {server}/none: does not answer")
+    assert err.endswith("Try again, or put the file into data/plays yourself.\n")
+    assert err.count("\n") == 1
 
 
 def test_files_go_where_they_are_looked_for_below_the_home_folder(

@@ -134,7 +134,10 @@ def test_damaged_files_are_named(tmp_path: Path, changes: dict[str, bytes], mess
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda packed: packed[:-9], r"expected a whole gzip file, found Compressed file ended"),
+        (
+            lambda packed: packed[:-9],
+            r"expected a whole gzip file, found Compressed file ended.* It is damaged",
+        ),
         (lambda packed: b"\x03\x08" + packed[2:], r"expected a whole gzip file, found Not a gzip"),
         (lambda packed: packed[:-8] + bytes(8), r"expected a whole gzip file, found CRC check"),
     ],

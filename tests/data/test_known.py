@@ -59,7 +59,13 @@ def test_other_content_is_told_with_path_digests_and_remedy(
 
 def test_a_damaged_packing_is_told(tmp_path: Path) -> None:
     (tmp_path / "f.txt.gz").write_bytes(gzip.compress(CONTENT, mtime=0)[:-6])
-    with pytest.raises(DataError, match=r"f\.txt\.gz: expected a whole file.*hmoe fetch plays"):
+    with pytest.raises(DataError, match=r"f\.txt\.gz: expected a whole file.*: delete it\. Get"):
+        known().read(tmp_path, "f.txt")
+
+
+def test_a_packed_file_of_more_bytes_is_told_as_damaged(tmp_path: Path) -> None:
+    (tmp_path / "f.txt.gz").write_bytes(gzip.compress(CONTENT + b"more", mtime=0))
+    with pytest.raises(DataError, match=r"more\. It is damaged, or another edition: delete it\."):
         known().read(tmp_path, "f.txt")
 
 
@@ -68,13 +74,33 @@ def test_a_missing_file_is_told_with_digest_and_remedy(tmp_path: Path) -> None:
         known().read(tmp_path, "f.txt")
     assert str(told.value) == (
         f"{tmp_path / 'f.txt'}: expected sha256 {DIGEST} ({len(CONTENT)} bytes), plain or as .gz, "
-        ".xz, .bz2, found nothing there. Get it with: hmoe fetch plays. It is published at "
+        ".xz, .bz2, found nothing there. Get it with: hmoe fetch plays, then leave data.root= out. "
+        "It is published at "
         "https://example.org/f.txt. Or name a folder that has it: data.root=/path/to/folder."
     )
 
 
+@pytest.mark.parametrize(
+    ("root", "command"),
+    [
+        ("data/plays", "hmoe fetch plays"),
+        ("mine/plays", "hmoe fetch plays root=mine"),
+        ("plays", "hmoe fetch plays root=."),
+        ("other", "hmoe fetch plays, then leave data.root= out"),
+    ],
+)
+def test_what_is_advised_puts_the_file_where_it_is_looked_for(root: str, command: str) -> None:
+    assert known().remedy(root).startswith(f"Get it with: {command}. It is published at ")
+
+
+def test_the_outermost_folder_that_is_missing_is_told(tmp_path: Path) -> None:
+    missing = tmp_path / "mine"
+    with pytest.raises(DataError, match=rf"found no such folder: {missing}\."):
+        known().find(missing / "plays", "f.txt")
+
+
 def test_a_set_without_an_address_is_not_said_to_be_fetched() -> None:
-    remedy = known(url=None, advice="Ask its makers.").remedy()
+    remedy = known(url=None, advice="Ask its makers.").remedy("here")
     assert remedy == "Ask its makers. Or name a folder that has it: data.root=/path/to/folder."
 
 

@@ -1,6 +1,7 @@
 """Tables: encoding by hand, laws of splits, what a schema and a file may not be."""
 
 import ast
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from hmoe.config import CONF
+from hmoe.config import CONF, plain_values
 from hmoe.data import TableData, Tabular
 from hmoe.data.loader import Split
 from hmoe.data.splits import split_by_hash, unit_hash
@@ -224,6 +225,36 @@ def test_what_else_a_file_may_not_be(
 ) -> None:
     with pytest.raises(DataError, match=message):
         tabular(tmp_path, **changes).setup()
+
+
+def test_a_folder_in_place_of_the_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"expected a CSV or Parquet file, found a folder\. Name"):
+        tabular(tmp_path, root=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("given", "written"), [(";", ";"), ("\t", r"\t"), ("|", "|")], ids=["semicolon", "tab", "bar"]
+)
+@pytest.mark.parametrize("decimal", [".", ","])
+def test_another_separator_is_told_and_is_read_as_advised(
+    given: str, written: str, decimal: str, tmp_path: Path
+) -> None:
+    text = FILE.replace(",", given)
+    with pytest.raises(DataError, match="expected several columns, found one, 'age") as told:
+        tabular(tmp_path, text.replace(".", decimal)).setup()
+    remedy = f"'data.separator=\"{written}\"'"
+    assert str(told.value).endswith(f"Give the separator of the file: {remedy}.")
+    (typed,) = shlex.split(remedy)
+    options = plain_values([typed.removeprefix("data.")], {"separator": ","})
+    assert tabular(tmp_path, text, **options).digest == tabular(tmp_path).digest
+
+
+def test_a_row_with_too_few_cells_is_told_as_such_not_as_a_missing_target(tmp_path: Path) -> None:
+    text = FILE.replace("30,farm,south,0,train,3.0,no", "\n30,farm,south")
+    with pytest.raises(DataError, match=r"as columns, found 3 of 7 cells in row 3\. Complete"):
+        tabular(tmp_path, text).setup()
+    with pytest.raises(DataError, match=r"a target in column 'pay', found nothing in row 3"):
+        tabular(tmp_path, FILE.replace("3.0", "")).setup()
 
 
 def test_a_file_without_rows_for_a_split_is_refused(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hmoe.layer import Mlp, Tree
 from hmoe.models import ResidualMlp, description
 from hmoe.models.describe import draw
-from tests.cases import MODELS, TREES, best, dense, layer_of
+from tests.cases import MODELS, TREES, best, dense, heads, layer_of
 
 DRAWINGS = {
     "named": (
@@ -149,6 +149,13 @@ def test_a_description_is_the_drawing_and_the_costs() -> None:
         """
         ).strip()
     )
+
+
+def test_the_experts_of_several_gates_are_told_as_such() -> None:
+    text = description(
+        MODELS["mlp"](ffn=layer_of(tree=Tree.from_spec([4]), gate=heads(), selection=best(2)))
+    )
+    assert text.endswith("experts per token  4 (2 gates of 2)")
 
 
 def test_a_dense_control_has_costs_and_no_drawing() -> None:

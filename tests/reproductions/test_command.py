@@ -67,6 +67,16 @@ def test_a_missing_set_is_told_before_any_work(
     assert list(Path().iterdir()) == []
 
 
+def test_how_to_get_a_missing_set_is_told_in_options_that_are_there(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(reproductions.REPRODUCTIONS, "made", replace(made.MADE, sets=("letter",)))
+    assert run("made", "root=mine") == 2
+    told = capsys.readouterr().err
+    assert "found no such folder: mine. Get it with: hmoe fetch letter root=mine. " in told
+    assert told.endswith("Or name the folder in which letter lies: root=/path/to/folder.\n")
+
+
 def test_a_check_tells_what_drifted(capsys: pytest.CaptureFixture[str]) -> None:
     folder = Path("reports/reproductions/made")
     stored(folder)
