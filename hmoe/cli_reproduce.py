@@ -33,7 +33,8 @@ def reproduce(words: Sequence[str], *, check: bool, rewrite: bool) -> int:
     from hmoe.reproductions import rewrite as rewrite_page
 
     names = [word for word in words if "=" not in word]
-    options = _options([word for word in words if "=" in word])
+    given = [word for word in words if "=" in word]
+    options = _options(given)
     if not names:
         raise ConfigError(f"a name is missing: all, or of {', '.join(REPRODUCTIONS)}.")
     for name in names:
@@ -43,7 +44,32 @@ def reproduce(words: Sequence[str], *, check: bool, rewrite: bool) -> int:
                 f"{', '.join(REPRODUCTIONS)}, and all."
             )
     chosen = [r for r in REPRODUCTIONS.values() if "all" in names or r.name in names]
-    given = [word for word in words if "=" in word]
+    _check_use(chosen, options, given, check=check, rewrite=rewrite)
+    for reproduction in chosen if rewrite else ():
+        rewrite_page(reproduction, Path(options["out"]) / reproduction.name)
+    if rewrite:
+        return 0
+    if check:
+        return _check(chosen, Path(options["out"]))
+    for reproduction in chosen:  # what is missing is told before any work starts
+        _find_sets(reproduction, Path(options["root"]))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # answered as Ctrl-C is
+    for reproduction in chosen:
+        _run(reproduction, options, shlex.join(["hmoe", "reproduce", reproduction.name, *given]))
+    return 0
+
+
+def _check_use(
+    chosen: Sequence["Reproduction"],
+    options: dict[str, Any],
+    given: Sequence[str],
+    *,
+    check: bool,
+    rewrite: bool,
+) -> None:
+    """Raise ConfigError for options that would be ignored, or would overwrite what is stored."""
+    from hmoe.reproductions import REPRODUCTIONS
+
     if check and rewrite:
         raise ConfigError("--check and --rewrite: one of them; a page just written never drifts.")
     if unused := [word for word in given if check or rewrite if not word.startswith("out=")]:
@@ -60,18 +86,6 @@ def reproduce(words: Sequence[str], *, check: bool, rewrite: bool) -> int:
     if no_gpu := [r.name for r in chosen if options["size"] == "gpu" and not r.gpu]:
         own = ", ".join(r.name for r in REPRODUCTIONS.values() if r.gpu)
         raise ConfigError(f"size = gpu: {no_gpu[0]} runs on the CPU alone; it is known to {own}.")
-    for reproduction in chosen if rewrite else ():
-        rewrite_page(reproduction, Path(options["out"]) / reproduction.name)
-    if rewrite:
-        return 0
-    if check:
-        return _check(chosen, Path(options["out"]))
-    for reproduction in chosen:  # what is missing is told before any work starts
-        _find_sets(reproduction, Path(options["root"]))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # answered as Ctrl-C is
-    for reproduction in chosen:
-        _run(reproduction, options, shlex.join(["hmoe", "reproduce", reproduction.name, *given]))
-    return 0
 
 
 def _run(reproduction: "Reproduction", options: dict[str, Any], command: str) -> None:

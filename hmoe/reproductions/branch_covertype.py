@@ -97,9 +97,9 @@ def figures(measured: Sequence[Measured]) -> dict[str, Figure]:
 
     scores = ("loss", "accuracy", "test_loss", "cv", "dead", "distance", "active_params")
     of = {
-        (arm, score): np.array([m.values[score] for m in measured if m.cell.arm == arm])
-        for arm in ARMS
+        (arm, score): np.array(values)
         for score in scores
+        for arm, values in by_arm(measured, score).items()
     }
     found = {f"{arm}_{score}": Figure.over(values) for (arm, score), values in of.items()}
     best = min(FLAT, key=lambda arm: float(of[arm, "loss"].mean()))

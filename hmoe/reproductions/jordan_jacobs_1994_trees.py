@@ -25,6 +25,7 @@ from hmoe.reproductions.record import (
     Row,
     Size,
     Values,
+    by_arm,
 )
 from hmoe.statistics import Judgement, Pair, estimate, judge
 
@@ -96,10 +97,8 @@ def measure(cell: Cell, place: Place) -> Values:
 
 def least(measured: Sequence[Measured]) -> dict[str, np.ndarray]:
     """The least error of every seed, arm by arm, in the order of the seeds."""
-    found: dict[str, list[tuple[int, float]]] = {}
-    for m in measured:
-        found.setdefault(m.cell.arm, []).append((m.cell.seed, min(m.values["curve"])))
-    return {arm: np.array([error for _, error in sorted(own)]) for arm, own in found.items()}
+    curves = by_arm(measured, "curve")
+    return {arm: np.array([min(curve) for curve in own]) for arm, own in curves.items()}
 
 
 def figures(measured: Sequence[Measured]) -> dict[str, Figure]:
@@ -124,8 +123,7 @@ def figures(measured: Sequence[Measured]) -> dict[str, Figure]:
         found[f"{init}_gap_most"] = Figure(judged.inner.high)
         found[f"{init}_equivalence_p"] = Figure(judged.equivalence_p)
         found[f"{init}_difference_p"] = Figure(judged.difference_p)
-    for arm in error:
-        own = [m.values["effective"] for m in measured if m.cell.arm == arm]
+    for arm, own in by_arm(measured, "effective").items():
         found[f"{arm}_effective"] = Figure.over(own)
     return found
 

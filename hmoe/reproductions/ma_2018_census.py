@@ -73,9 +73,9 @@ def figures(measured: Sequence[Measured]) -> dict[str, Figure]:
 
     scores = (*TASKS, "mean", "params")
     of = {
-        (arm, score): np.array([m.values[score] for m in measured if m.cell.arm == arm])
-        for arm in ARMS
+        (arm, score): np.array(values)
         for score in scores
+        for arm, values in by_arm(measured, score).items()
     }
     found = {f"{arm}_{score}": Figure.over(values) for (arm, score), values in of.items()}
     for task in TASKS:

@@ -33,6 +33,7 @@ from hmoe.reproductions.record import (
     Row,
     Size,
     Values,
+    by_arm,
 )
 
 SIZES = (100, 316, 1_000, 3_162, 10_000, 31_623, 100_000)
@@ -109,10 +110,7 @@ def interval(loss_RS: np.ndarray, sizes: Sequence[int]) -> tuple[float, float]:
 
 def losses_of(measured: Sequence[Measured]) -> dict[str, np.ndarray]:
     """Losses of every arm, (draws, sizes)."""
-    found: dict[str, list[list[float]]] = {}
-    for m in measured:
-        found.setdefault(m.cell.arm, []).append(m.values["loss"])
-    return {arm: np.array(own) for arm, own in found.items()}
+    return {arm: np.array(own) for arm, own in by_arm(measured, "loss").items()}
 
 
 def figures(measured: Sequence[Measured]) -> dict[str, Figure]:

@@ -21,6 +21,7 @@ _PARTS = {
     "added_minutes",
     "cells",
     "criteria",
+    "declared_at",
     "declared_criteria",
     "figures",
     "fingerprint",
@@ -57,7 +58,7 @@ def write_result(
         "size": size,
         "verdict": reproduction.verdict(figures),
         "criteria": criteria_of(reproduction),
-        "declared_at": _first_declared(out, declared),
+        "declared_at": _first_declared(reproduction, out, declared),
         "declared_criteria": declared["criteria"],
         "figures": {name: asdict(figure) for name, figure in figures.items()},
         "cells": [[m.cell.arm, m.cell.seed, dict(m.values), m.seconds] for m in measured],
@@ -76,13 +77,14 @@ def write_result(
     return result
 
 
-def _first_declared(out: Path, declared: Mapping[str, Any]) -> float:
+def _first_declared(reproduction: Reproduction, out: Path, declared: Mapping[str, Any]) -> float:
     at: float = declared["at"]
-    if (out / RESULT).is_file():
-        before = json.loads((out / RESULT).read_text(encoding="utf-8"))
-        if before.get("declared_criteria") == declared["criteria"]:
-            return min(at, before["declared_at"])
-    return at
+    try:
+        before = read_result(reproduction, out)
+    except ConfigError:  # there is none, or a damaged one, which is written anew
+        return at
+    same = before["declared_criteria"] == declared["criteria"]
+    return min(at, before["declared_at"]) if same else at
 
 
 def read_result(reproduction: Reproduction, folder: Path) -> dict[str, Any]:

@@ -108,7 +108,7 @@ class Standings:
         self, arm: PlannedArm, results: Sequence[Any]
     ) -> tuple[dict[str, float], list[float]]:
         """Values and loads of the best trial within the bounds, or means of what confirms."""
-        split, metrics = "val", [r["metrics"] for r in results]
+        split, metrics = "val", [result["metrics"] for result in results]
         if self._kind == "confirm":
             split = "test"
         else:

@@ -263,6 +263,13 @@ def test_an_archive_with_another_digest_is_not_opened(
 # ------------------------------------------------------------------- the command
 
 
+def fetched(*words: str) -> object:
+    """The exit status of the command."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["fetch", *words])
+    return ended.value.code
+
+
 def test_the_command_says_where_it_lies_and_the_licence(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -270,9 +277,7 @@ def test_the_command_says_where_it_lies_and_the_licence(
     plays = known(file("one.txt", ONE, f"{server}/one.txt"))
     monkeypatch.setitem(KNOWN_SETS, "plays", replace(plays, licence="CC BY 4.0"))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["fetch", "plays"])
-    assert ended.value.code == 0
+    assert fetched("plays") == 0
     out, err = capsys.readouterr()
     assert err == ""
     assert out.splitlines() == [
@@ -283,9 +288,7 @@ def test_the_command_says_where_it_lies_and_the_licence(
         "data/plays/one.txt",
     ]
     assert Path("data/plays/one.txt").read_bytes() == ONE
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["fetch", "plays", "root=elsewhere"])
-    assert ended.value.code == 0
+    assert fetched("plays", "root=elsewhere") == 0
     assert Path("elsewhere/plays/one.txt").read_bytes() == ONE
 
 
@@ -294,9 +297,7 @@ def test_what_it_is_and_where_it_would_go_is_told_before_an_address_fails(
 ) -> None:
     monkeypatch.setitem(KNOWN_SETS, "plays", known(file("one.txt", ONE, f"{server}/none")))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["fetch", "plays"])
-    assert ended.value.code == 2
+    assert fetched("plays") == 2
     out, err = capsys.readouterr()
     assert out == "plays: Plays\nsource: us\nlicence: free\nfolder: data/plays\n"
     assert err.startswith(f"hmoe fetch: {server}/none: does not answer")
@@ -315,9 +316,7 @@ def test_files_go_where_they_are_looked_for_below_the_home_folder(
     here.mkdir()
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.chdir(here)
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["fetch", "plays", "root='~/data'"])
-    assert ended.value.code == 0
+    assert fetched("plays", "root='~/data'") == 0
     assert everything(home) == ["data/plays/one.txt", "data/plays/two.txt"]
     assert everything(here) == []
 
@@ -334,7 +333,5 @@ def test_files_go_where_they_are_looked_for_below_the_home_folder(
 def test_a_wrong_name_is_told_with_the_nearest(
     words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["fetch", *words])
-    assert ended.value.code == 2
+    assert fetched(*words) == 2
     assert re.search(message, capsys.readouterr().err)

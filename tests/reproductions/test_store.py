@@ -62,6 +62,8 @@ def test_criteria_are_as_old_as_in_the_result_before(tmp_path: Path) -> None:
     assert stored(tmp_path, at=30.0)["declared_at"] == 30.0
     others = stored(tmp_path, at=120.0, criteria=[])
     assert others["declared_at"] == 120.0
+    (tmp_path / "result.json").write_text("{")  # damaged: "run it again" mends it
+    assert stored(tmp_path, at=180.0)["declared_at"] == 180.0
 
 
 def test_a_page_is_written_anew_from_the_stored_numbers(tmp_path: Path) -> None:
