@@ -249,10 +249,17 @@ def test_another_separator_is_told_and_is_read_as_advised(
     assert tabular(tmp_path, text, **options).digest == tabular(tmp_path).digest
 
 
-def test_a_row_with_too_few_cells_is_told_as_such_not_as_a_missing_target(tmp_path: Path) -> None:
-    text = FILE.replace("30,farm,south,0,train,3.0,no", "\n30,farm,south")
-    with pytest.raises(DataError, match=r"as columns, found 3 of 7 cells in row 3\. Complete"):
+@pytest.mark.parametrize(("row", "cells"), [("30,farm,south", 3), ("30,farm,south,0,train,3.0", 6)])
+def test_a_row_with_too_few_cells_is_told_whether_its_target_is_there_or_not(
+    row: str, cells: int, tmp_path: Path
+) -> None:
+    text = FILE.replace("30,farm,south,0,train,3.0,no", f"\n{row}")
+    message = rf"as columns, found {cells} of 7 cells in row 3\. Complete"
+    with pytest.raises(DataError, match=message):
         tabular(tmp_path, text).setup()
+
+
+def test_an_empty_target_in_a_whole_row_is_told_as_such(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a target in column 'pay', found nothing in row 3"):
         tabular(tmp_path, FILE.replace("3.0", "")).setup()
 
