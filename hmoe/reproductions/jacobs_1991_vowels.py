@@ -306,7 +306,7 @@ VOWELS_1991 = Reproduction(
         "which is the competitive loss of a single expert.",
     ),
     seeds=25,
-    minutes=2,
+    minutes=1,
     cells=cells,
     measure=measure,
     figures=figures,

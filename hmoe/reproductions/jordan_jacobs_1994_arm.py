@@ -250,7 +250,7 @@ ARM = Reproduction(
         "Epochs are counted, not time: an epoch of EM costs about 10 of gradient descent.",
     ),
     seeds=5,
-    minutes=5,
+    minutes=2,
     cells=cells,
     measure=measure,
     figures=figures,

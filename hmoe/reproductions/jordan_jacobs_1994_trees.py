@@ -298,7 +298,7 @@ TREES = Reproduction(
         ".099; with weights of 1 .067 and .070); it was run with other code on a similar arm.",
     ),
     seeds=15,
-    minutes=8,
+    minutes=3,
     cells=cells,
     measure=measure,
     figures=figures,

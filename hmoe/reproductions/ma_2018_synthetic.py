@@ -302,7 +302,7 @@ MA_2018_SYNTHETIC = Reproduction(
         "compares outputs and gradients with networks of one run.",
     ],
     seeds=60,
-    minutes=11,
+    minutes=5,
     cells=_cells,
     measure=measure,
     figures=figures,

@@ -207,7 +207,7 @@ RATE = Reproduction(
         "which is not tried.",
     ),
     seeds=40,
-    minutes=4,
+    minutes=1,
     cells=cells,
     measure=measure,
     figures=figures,
