@@ -25,7 +25,11 @@ READ = (
     "(gpu: 1,048,576), 3 % of it."
 )
 
-_CPU_STEPS = 120
+LENGTH = (
+    "Runs have 1,500 steps of 1,024 bytes (gpu: 3,100 or more of 32,768), thousands of times fewer "
+    "than published. A first call of 120 steps, by the same criteria, was stored before: it did "
+    "not reproduce, as none of the three of language did, and was too short to say anything."
+)
 _SHARED = [
     f"data={TEXT}",
     "model=transformer",
@@ -36,7 +40,7 @@ _SIZES: dict[Size, list[str]] = {
     "cpu": [
         *("data.context=128", "data.batch_size=8", "data.eval_bytes=32768"),
         *("model.dim=64", "model.depth=2", "model.ffn_blocks=[1]"),
-        *("model.plain_ffn.experts.hidden_dim=128", "optim.warmup_steps=10"),
+        "model.plain_ffn.experts.hidden_dim=128",
         *("trainer.accelerator=cpu", "trainer.log_every=20"),
     ],
     "gpu": [
@@ -46,7 +50,7 @@ _SIZES: dict[Size, list[str]] = {
         *("trainer.precision=bf16-mixed", "trainer.log_every=50"),
     ],
 }
-_STEPS: dict[Size, int] = {"cpu": _CPU_STEPS, "gpu": 3100}
+_STEPS: dict[Size, int] = {"cpu": 1500, "gpu": 3100}
 
 
 def words_of(

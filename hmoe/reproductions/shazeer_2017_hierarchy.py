@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hmoe.reproductions.language import (
+    LENGTH,
     READ,
     TEXT,
     ends,
@@ -205,8 +206,9 @@ SHAZEER_2017_HIERARCHY = Reproduction(
         "A transformer of two blocks, width 64, whose second holds the mixture (gpu: six blocks, "
         "width 256, mixtures in every second), where the paper has LSTMs around one mixture.",
         READ,
+        LENGTH,
         "The paper has the one-billion-word benchmark; ratios of perplexities, and margins, are "
-        "those of words. Runs are thousands of times as short.",
+        "those of words.",
         "Experts are 64 wide (gpu: 128) where the paper has 1,024; the one wide expert has the "
         "width of four. The 4 experts have a gate without noise and no loss: all always work.",
         "The best 4 of all paths, exact and by a beam of 2, are arms of ours, with the losses of "

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hmoe.reproductions.language import (
+    LENGTH,
     READ,
     TEXT,
     grid,
@@ -191,8 +192,8 @@ SHAZEER_2017_LOSSES = Reproduction(
         "A transformer of two blocks, width 64, whose second holds the mixture (gpu: six blocks, "
         "width 256, mixtures in every second), where the paper has LSTMs around one mixture.",
         READ,
-        "The paper has the one-billion-word benchmark; ratios of perplexities are those a word. "
-        "Runs are thousands of times as short.",
+        LENGTH,
+        "The paper has the one-billion-word benchmark; ratios of perplexities are those a word.",
         "64 experts, top 4, where the paper has 256; loads are at most 16 times the mean, not 64.",
         "Loads are counted in validation, without noise. A gate that starts at zero chooses by "
         "very small differences there, while its noise still spreads the work in training; so CVs "

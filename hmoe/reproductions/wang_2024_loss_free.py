@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hmoe.reproductions.language import (
+    LENGTH,
     READ,
     TEXT,
     ends,
@@ -219,7 +220,8 @@ WANG_2024_LOSS_FREE = Reproduction(
     deviations=[
         "A transformer of two blocks, width 64, whose second holds the mixture (gpu: eight blocks, "
         "width 384, mixtures in all but the first), where the paper has DeepSeekMoE of 1B "
-        "parameters; runs are thousands of times as short.",
+        "parameters.",
+        LENGTH,
         "64 experts, top 6, and 2 shared ones, sigmoid gates, as published; experts are 32 wide "
         "(gpu: 96).",
         READ,
