@@ -1,5 +1,6 @@
 """Groups of the configuration: which there are, and what Hydra composes of choices among them."""
 
+import os
 from collections.abc import Sequence
 from copy import deepcopy
 from functools import lru_cache
@@ -32,7 +33,11 @@ def options(group: str, conf_dir: Path = CONF) -> list[str]:
 
 def group_names(conf_dir: Path) -> list[str]:
     """All groups, those inside others too."""
-    folders = {file.parent.relative_to(conf_dir).as_posix() for file in conf_dir.rglob("*.yaml")}
+    folders = {
+        Path(place).relative_to(conf_dir).as_posix()
+        for place, _, files in os.walk(conf_dir)
+        if any(file.endswith(".yaml") for file in files)
+    }
     return sorted(folders - {"."})
 
 
