@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from hmoe.cli_progress import progress
 from hmoe.cli_words import check_folders
 from hmoe.config import plain_values
-from hmoe.errors import ConfigError, nearest
+from hmoe.errors import ConfigError, check_names, nearest
 
 if TYPE_CHECKING:
     from hmoe.reproductions import Reproduction
@@ -160,11 +160,7 @@ def _options(overrides: Sequence[str]) -> dict[str, Any]:
         if value is not None and (type(value) is not int or value < least):
             raise ConfigError(f"{name} = {value}: expected a whole number of at least {least}.")
     check_folders(options, "root", "runs", "out")
-    if options["size"] not in get_args(Size):
-        raise ConfigError(
-            f"size = {options['size']}: expected one of {', '.join(get_args(Size))}."
-            f"{nearest(str(options['size']), get_args(Size))}"
-        )
+    check_names("size", [options["size"]], get_args(Size))
     return options
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from hmoe.cli_progress import progress
 from hmoe.cli_words import names_in, run_named
 from hmoe.config import CONF, compose, plain_values, read_experiment, read_system
-from hmoe.errors import ConfigError, nearest
+from hmoe.errors import ConfigError, check_names
 
 if TYPE_CHECKING:
     from hmoe.metrics import Inspection
@@ -29,11 +29,7 @@ def bench(overrides: Sequence[str]) -> int:
     from hmoe.training import keep_memory
 
     suites = [o for o in overrides if "=" not in o]
-    for suite in suites:
-        if suite not in SUITES:
-            raise ConfigError(
-                f"suite = {suite}: there are {', '.join(SUITES)}.{nearest(suite, SUITES)}"
-            )
+    check_names("suite", suites, SUITES)
     if not suites:
         raise ConfigError(f"a suite is missing: name one or more of {', '.join(SUITES)}.")
     own = [o for o in overrides if o.split("=")[0] in ("rounds", "out")]

@@ -20,6 +20,15 @@ class DataError(HmoeError):
     """A data file that is missing, truncated or not what its name says."""
 
 
+def check_names(setting: str, values: Iterable[object], allowed: Iterable[str]) -> None:
+    """Raise ConfigError if a value of a setting is none of the allowed names."""
+    names = list(allowed)
+    for value in values:
+        if value not in names:
+            near = nearest(str(value), names)
+            raise ConfigError(f"{setting} = {value}: must be one of {', '.join(names)}.{near}")
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the allowed name closest to `name`, or ""."""
     matches = get_close_matches(name, list(allowed), n=1, cutoff=0.5)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from hmoe.balance.ranks import over_ranks
-from hmoe.errors import ConfigError
+from hmoe.errors import ConfigError, check_names
 from hmoe.layer import HMoE, Scores, expert_choice
-from hmoe.layer.checks import check_names, per_level
+from hmoe.layer.checks import per_level
 from hmoe.layer.tree import ROOT
 from hmoe.layer.tree_ops import at_parents
 

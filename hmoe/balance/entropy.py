@@ -14,8 +14,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from hmoe.errors import check_names
 from hmoe.layer import Routing
-from hmoe.layer.checks import check_names
 from hmoe.layer.tree_ops import at_parents
 
 # Bounds what a logarithm is taken of; lost beside any probability met in float32.

@@ -8,9 +8,8 @@ from typing import Literal
 from torch import Tensor
 
 from hmoe.balance.ranks import num_ranks, over_ranks
-from hmoe.errors import ConfigError
+from hmoe.errors import ConfigError, check_names
 from hmoe.layer import Routing
-from hmoe.layer.checks import check_names
 from hmoe.layer.tree_ops import at_parents
 
 

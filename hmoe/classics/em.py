@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hmoe.classics.hme import Hme, posteriors
 from hmoe.classics.irls import bound_step, least_squares, newton_step
-from hmoe.errors import ConfigError, nearest
+from hmoe.errors import ConfigError, check_names
 from hmoe.layer.tree import Tree
 from hmoe.layer.tree_ops import at_experts
 
@@ -59,11 +59,7 @@ class EmOptions:
         for name in ("init_std", "min_variance"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"em.{name} = {getattr(self, name)}: must be a number above 0.")
-        if self.curvature not in _STEPS:
-            raise ConfigError(
-                f"em.curvature = {self.curvature}: must be one of {', '.join(_STEPS)}."
-                f"{nearest(str(self.curvature), _STEPS)}"
-            )
+        check_names("em.curvature", [self.curvature], _STEPS)
 
 
 def start(

@@ -30,7 +30,7 @@ from hmoe.data.checks import check_at_least
 from hmoe.data.loader import SPLITS, Split
 from hmoe.data.rows import RowData
 from hmoe.data.truth import Truth
-from hmoe.errors import ConfigError, nearest
+from hmoe.errors import ConfigError, check_names
 from hmoe.layer import Tree
 from hmoe.metrics import place_at_cut
 
@@ -186,10 +186,7 @@ def _check(truth: Tree, distance: list[float], target: str, noise: float, out_di
             f"data.distance={distance}: must be {truth.num_levels} numbers above 0, one a level of "
             f"tree {truth}."
         )
-    if target not in _TASKS:
-        raise ConfigError(
-            f"data.target={target}: must be one of {', '.join(_TASKS)}.{nearest(target, _TASKS)}"
-        )
+    check_names("data.target", [target], _TASKS)
     most = float("inf") if target == "regression" else 1 - 1 / out_dim
     if not 0 <= noise < most:
         raise ConfigError(
@@ -203,7 +200,4 @@ def _check(truth: Tree, distance: list[float], target: str, noise: float, out_di
 def _check_kin(kinship: float, twin: str) -> None:
     if not 0 <= kinship < 1:
         raise ConfigError(f"data.kinship={kinship}: must be at least 0 and less than 1.")
-    if twin not in _TWINS:
-        raise ConfigError(
-            f"data.twin={twin}: must be one of {', '.join(_TWINS)}.{nearest(twin, _TWINS)}"
-        )
+    check_names("data.twin", [twin], _TWINS)

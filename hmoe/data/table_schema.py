@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from hmoe.errors import ConfigError, nearest
+from hmoe.errors import ConfigError, check_names, nearest
 
 Kind = Literal["classification", "regression", "yes_or_no"]
 _KEYS = ("target", "kind", "numbers", "categories", "domains")
@@ -76,11 +76,7 @@ class Schema:
                     f"{nearest(str(key), _KEYS)}"
                 )
         kind, target = said.get("kind"), said.get("target")
-        if kind not in get_args(Kind):
-            raise ConfigError(
-                f"data.schema.kind = {kind}: must be one of {', '.join(get_args(Kind))}."
-                f"{nearest(str(kind), get_args(Kind))}"
-            )
+        check_names("data.schema.kind", [kind], get_args(Kind))
         if not target:
             raise ConfigError(
                 f"data.schema.target = {target}: must name a column to predict, as in {_EXAMPLE}."

@@ -28,7 +28,7 @@ from hmoe.data.rows import RowData
 from hmoe.data.splits import split_by_hash
 from hmoe.data.table_encoding import PARQUET, Table, encode, read_table
 from hmoe.data.table_schema import Schema
-from hmoe.errors import ConfigError, nearest
+from hmoe.errors import ConfigError, check_names, nearest
 
 
 class TableData(RowData):
@@ -216,11 +216,7 @@ class KnownTable(TableData):
         seed: int,
     ) -> None:
         super().__init__(schema=schema, batch_size=batch_size, seed=seed)
-        if known not in KNOWN_SETS:
-            raise ConfigError(
-                f"data.known = {known}: must be one of {', '.join(KNOWN_SETS)}."
-                f"{nearest(known, KNOWN_SETS)}"
-            )
+        check_names("data.known", [known], KNOWN_SETS)
         there_are = [file.name for file in KNOWN_SETS[known].files]
         if not files:
             raise ConfigError(f"data.files = []: must name some of {', '.join(there_are)}.")

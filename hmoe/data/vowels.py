@@ -20,7 +20,7 @@ import numpy as np
 from hmoe.data.known_sets import KNOWN_SETS
 from hmoe.data.loader import Split
 from hmoe.data.rows import RowData
-from hmoe.errors import ConfigError, nearest
+from hmoe.errors import ConfigError, check_names
 
 VOWELS = ("i", "I", "E", "{", "A", "O", "U", "u", "V", "3'")
 FEATURES = ("f0", "f1", "f2", "f3")
@@ -104,10 +104,6 @@ def split_speakers(speaker: np.ndarray, *counts: int) -> list[np.ndarray]:
 
 
 def _check(name: str, given: Sequence[str], known: Sequence[str], *, least: int) -> None:
-    for value in given:
-        if value not in known:
-            raise ConfigError(
-                f"data.{name} = {value}: must be of {', '.join(known)}.{nearest(str(value), known)}"
-            )
+    check_names(f"data.{name}", given, known)
     if len(given) < least or len(set(given)) < len(given):
         raise ConfigError(f"data.{name} = {list(given)}: needs {least} or more, none twice.")

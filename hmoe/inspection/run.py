@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from hmoe.data import Batch, SplitLoader, StreamData
-from hmoe.errors import ConfigError, DataError, nearest
+from hmoe.errors import ConfigError, DataError, check_names
 from hmoe.layer import HMoE, Routing
 from hmoe.models import Vit
 from hmoe.training import CONFIG, Parts, Task, assemble, mean_of, whole
@@ -72,10 +72,7 @@ class TrainedRun:
         Raises:
             ConfigError: there is no such split, or not even one row is asked for.
         """
-        if split not in SPLITS:
-            raise ConfigError(
-                f"split = {split}: one of {', '.join(SPLITS)} is expected.{nearest(split, SPLITS)}"
-            )
+        check_names("split", [split], SPLITS)
         if tokens < self.tokens_per_row:
             raise ConfigError(
                 f"tokens = {tokens}: a row of the data has {self.tokens_per_row}; ask for as many "

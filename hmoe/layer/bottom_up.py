@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hmoe.layer.checks import check_names, check_temperatures
+from hmoe.errors import check_names
+from hmoe.layer.checks import check_temperatures
 from hmoe.layer.gates import Gate
 from hmoe.layer.scorers import SCORERS, Score, check_scorers
 from hmoe.layer.scores import Choice, Scores

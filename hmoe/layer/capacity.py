@@ -11,8 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hmoe.errors import ConfigError
-from hmoe.layer.checks import check_names, per_level
+from hmoe.errors import ConfigError, check_names
+from hmoe.layer.checks import per_level
 from hmoe.layer.routing import Routing
 from hmoe.layer.tree import Tree
 

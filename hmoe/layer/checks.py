@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from hmoe.errors import ConfigError, nearest
+from hmoe.errors import ConfigError
 
 
 def per_level(name: str, value: Any, levels: int) -> list[Any]:
@@ -20,15 +20,6 @@ def per_level(name: str, value: Any, levels: int) -> list[Any]:
             "(or one for all)."
         )
     return list(value)
-
-
-def check_names(name: str, values: Sequence[str], allowed: Sequence[str]) -> None:
-    """Refuse a value that is not one of the allowed names."""
-    for value in values:
-        if value not in allowed:
-            raise ConfigError(
-                f"{name} = {value}: must be one of {', '.join(allowed)}.{nearest(value, allowed)}"
-            )
 
 
 def check_count(name: str, value: int, limit: int, what: str) -> None:

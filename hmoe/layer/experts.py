@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hmoe.errors import ConfigError
-from hmoe.layer.checks import check_names
+from hmoe.errors import ConfigError, check_names
 from hmoe.layer.grouped import ACTIVATIONS, GroupedMlp, GroupedSwiGlu
 from hmoe.layer.streams import normal_units
 

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hmoe.errors import ConfigError
-from hmoe.layer.checks import check_names, check_temperatures, per_level
+from hmoe.errors import ConfigError, check_names
+from hmoe.layer.checks import check_temperatures, per_level
 from hmoe.layer.scorers import SCORERS, Score, check_scorers
 from hmoe.layer.scores import Choice, Scores
 from hmoe.layer.tree import Tree

@@ -9,8 +9,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from hmoe.errors import ConfigError, nearest
-from hmoe.layer.checks import check_names
+from hmoe.errors import ConfigError, check_names, nearest
 from hmoe.layer.gates import Gate, Merge, TopDown
 from hmoe.layer.scores import Choice, Scores
 from hmoe.layer.tree import Tree

@@ -20,9 +20,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from hmoe.errors import ConfigError
+from hmoe.errors import ConfigError, check_names
 from hmoe.layer.bottom_up import BottomUp
-from hmoe.layer.checks import check_names
 from hmoe.layer.gates import TopDown
 from hmoe.layer.heads import Heads
 from hmoe.layer.hmoe import HMoE

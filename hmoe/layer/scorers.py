@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hmoe.errors import ConfigError, nearest
+from hmoe.errors import ConfigError, check_names
 
 Score = Literal["linear", "cosine", "laplace", "gaussian", "mlp", "random", "hash"]
 
@@ -153,12 +153,7 @@ SCORERS = {
 
 def check_scorers(scores: list[Score], width: int | None) -> None:
     """Refuse unknown scores, and a query width that a score needs or has no use for."""
-    for score in scores:
-        if score not in SCORERS:
-            raise ConfigError(
-                f"gate.score = {score}: must be one of {', '.join(SCORERS)}."
-                + nearest(score, SCORERS)
-            )
+    check_names("gate.score", scores, SCORERS)
     if width is not None and width < 1:
         raise ConfigError(f"gate.width = {width}: a width is at least 1; null compares the token.")
     if width is None and "mlp" in scores:

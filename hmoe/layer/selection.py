@@ -26,10 +26,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hmoe.errors import ConfigError
+from hmoe.errors import ConfigError, check_names
 from hmoe.layer.beam import beam_search, beam_widths, check_k
 from hmoe.layer.capacity import Drop, limited
-from hmoe.layer.checks import check_count, check_names, per_level
+from hmoe.layer.checks import check_count, per_level
 from hmoe.layer.routing import Routing
 from hmoe.layer.scores import Choice, Scores, Unscored
 from hmoe.layer.tree import ROOT, Tree

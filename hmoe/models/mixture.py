@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from hmoe.errors import ConfigError, nearest
+from hmoe.errors import ConfigError, check_names
 from hmoe.layer import Routing, Tree, own_stream
 from hmoe.layer.gates import Gate
 from hmoe.layer.tree_ops import at_experts, path_product
@@ -64,11 +64,7 @@ class Mixture(nn.Module):
         init_range: float,
     ) -> None:
         super().__init__()
-        if output not in get_args(Output):
-            raise ConfigError(
-                f"model.output = {output}: one of {', '.join(get_args(Output))} is expected."
-                f"{nearest(output, get_args(Output))}"
-            )
+        check_names("model.output", [output], get_args(Output))
         if not init_range > 0:
             raise ConfigError(f"model.init_range = {init_range}: expected a number above 0.")
         self.tree = tree

@@ -135,10 +135,12 @@ def _rows() -> list[Row]:
         for (quantity, (key, digits)), value in zip(_QUANTITIES.items(), published, strict=True):
             told = f"perplexity {value} a word" if key == "loss" else value
             rows.append(Row(f"{label}: {quantity}", told, f"{key}_{arm}", digits))
-    one, both, spread = "none_to_importance_0.2", "none_to_both_0.1", "among_losses"
-    rows.append(Row("no loss to importance 0.2: ratio of perplexities", "1.118", one))
-    rows.append(Row("no loss to both at 0.1: ratio of perplexities", "1.118", both))
-    rows.append(Row("worst to best with a loss: ratio of perplexities", "1.003", spread))
+    for arm, ((importance, load), (perplexity, *_)) in ARMS.items():
+        if arm != "none":
+            label = f"no loss to importance {importance:g}, load {load:g}: ratio of perplexities"
+            told = f"{float(ARMS['none'][1][0]) / float(perplexity):.3f}"
+            rows.append(Row(label, told, f"none_to_{arm}"))
+    rows.append(Row("worst to best with a loss: ratio of perplexities", "1.003", "among_losses"))
     return rows
 
 

@@ -19,7 +19,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from numpy.typing import NDArray
 
-from hmoe.errors import ConfigError, nearest
+from hmoe.errors import ConfigError, check_names
 from hmoe.files import write_atomically
 from hmoe.tracking.client import PARENT, RUN_ID, artifact_root, open_client, search
 from hmoe.tracking.events import Bookmark, new_events
@@ -186,7 +186,7 @@ class Store:
             state: complete, pruned, failed, diverged or interrupted.
             reason: why it did not complete, in a few words; shown in the report.
         """
-        _check_state(state)
+        check_names("state", [state], STATUS)
         self.append_events(run_id, folder)
         config, result = read_config(folder), read_result(folder)
         ended = time.time()
@@ -213,7 +213,7 @@ class Store:
 
     def finish_study(self, run_id: str, *, state: str) -> None:
         """Close the parent run of a study."""
-        _check_state(state)
+        check_names("state", [state], STATUS)
         self._set(run_id, tags={"hmoe.state": state})
         self._client.set_terminated(run_id, STATUS[state])
 
@@ -310,8 +310,3 @@ class Store:
         for start in range(0, max(len(all_tags), len(new)), _NUM_TAGS):
             here = slice(start, start + _NUM_TAGS)
             self._client.log_batch(run_id, tags=all_tags[here], params=new[here])
-
-
-def _check_state(state: str) -> None:
-    if state not in STATUS:
-        raise ConfigError(f"state = {state!r}: one of {', '.join(STATUS)}.{nearest(state, STATUS)}")

@@ -142,7 +142,7 @@ def test_the_file_makes_the_set_as_it_stands() -> None:
         ({"truth_seed": -1}, r"data\.truth_seed=-1: must be at least 0"),
         ({"distance": [6.0]}, r"data\.distance=\[6\.0\]: must be 2 numbers above 0.*2x3"),
         ({"distance": [6.0, 0.0]}, r"data\.distance=.*above 0"),
-        ({"target": "regresion"}, r"data\.target=regresion: .*Did you mean 'regression'"),
+        ({"target": "regresion"}, r"data\.target = regresion: .*Did you mean 'regression'"),
         ({"noise": -0.1}, r"data\.noise=-0\.1: must be a finite number of at least 0"),
         (
             {"noise": 0.7, "target": "classification"},
@@ -150,7 +150,7 @@ def test_the_file_makes_the_set_as_it_stands() -> None:
         ),
         ({"kinship": 1.0}, r"data\.kinship=1\.0: must be at least 0 and less than 1"),
         ({"kinship": -0.1}, r"data\.kinship=-0\.1: must be"),
-        ({"twin": "shufled"}, r"data\.twin=shufled: .*Did you mean 'shuffled'"),
+        ({"twin": "shufled"}, r"data\.twin = shufled: .*Did you mean 'shuffled'"),
         ({"out_dim": 1, "target": "classification"}, r"data\.out_dim=1: must be at least 2"),
         ({"batch_size": 3001}, r"data\.batch_size=3001: must be at most 3000"),
     ],

@@ -62,7 +62,7 @@ def test_the_splits_and_their_scale(root: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"vowels": ["i", "a"]}, r"data\.vowels = a: must be of i, I, .*"),
+        ({"vowels": ["i", "a"]}, r"data\.vowels = a: must be one of i, I, .*"),
         ({"vowels": ["i"]}, r"data\.vowels = \['i'\]: needs 2 or more"),
         ({"features": ["f1", "f1"]}, r"data\.features = .* none twice"),
         ({"features": []}, r"data\.features = \[\]: needs 1 or more"),

@@ -288,7 +288,9 @@ def test_the_busiest_are_masked_and_units_first(monkeypatch: pytest.MonkeyPatch)
 
 def test_mistakes_are_told(digits: Run, tmp_path: Path) -> None:
     folder, _ = digits
-    with pytest.raises(ConfigError, match=r"split = vla: one of val, test .* Did you mean 'val'"):
+    with pytest.raises(
+        ConfigError, match=r"split = vla: must be one of val, test\. Did you mean 'val'"
+    ):
         inspected(folder, split="vla")
     with pytest.raises(ConfigError, match="tokens = 0: a row of the data has 1"):
         inspected(folder, tokens=0)

@@ -92,7 +92,10 @@ def test_it_is_described_with_its_tree() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"output": "sigmod"}, r"model\.output = sigmod: one of none, sigmoid .* mean 'sigmoid'"),
+        (
+            {"output": "sigmod"},
+            r"model\.output = sigmod: must be one of none, sigmoid\. Did you mean 'sigmoid'",
+        ),
         ({"init_range": 0.0}, r"model\.init_range = 0\.0: expected a number above 0"),
         (
             {"gate": partial(Heads, num=2, gate=top_down(), visible=None, merge="sum")},

@@ -40,7 +40,7 @@ def run(*words: str) -> int:
         ("made --check --rewrite", "--check and --rewrite: one of them"),
         ("made seeds=true", "seeds = True: expected a whole number"),
         ("made workers=1.5", "workers = 1.5: expected a whole number"),
-        ("made size=cpus", "size = cpus: expected one of cpu, gpu. Did you mean 'cpu'?"),
+        ("made size=cpus", "size = cpus: must be one of cpu, gpu. Did you mean 'cpu'?"),
         ("made root=3", "root = 3: expected a folder"),
         ("made out=null", "out = None: expected a folder"),
         ("made sees=3", "'sees' is not an option here; there are root, seeds"),
