@@ -45,6 +45,7 @@ _QUANTITIES = {
     "CV of load": ("cv", 2),
     "CV of importance, in training": ("noisy_importance", 2),
 }
+_WITH_LOSS = [arm for arm in ARMS if arm != "none"]
 EXPERTS = 64
 _HIDDEN: dict[Size, int] = {"cpu": 64, "gpu": 128}
 # From no loss to a strong one.
@@ -76,8 +77,7 @@ def figures(measured: Sequence[Measured]) -> dict[str, Figure]:
     for key in ("cv", "busiest", "busiest_halfway", "dead", "noisy_load", "noisy_importance"):
         for arm, values in by_arm(measured, key).items():
             found[f"{key}_{arm}"] = Figure.over(values)
-    with_loss = [arm for arm in ARMS if arm != "none"]
-    ratios = {arm: ratio(losses, "none", arm, 0.05) for arm in with_loss}
+    ratios = {arm: ratio(losses, "none", arm, 0.05) for arm in _WITH_LOSS}
     found |= {f"none_to_{arm}": figure for arm, figure in ratios.items()}
     found["least_cost"] = Figure(min(figure.value for figure in ratios.values()))
     # The geometric means of the arms, as the ratios are.
@@ -94,6 +94,9 @@ def notes(figures: Figures) -> list[str]:
     """How far the collapse went, and whether it was still going on."""
     first, last = figures["busiest_halfway_none"].value, figures["busiest_none"].value
     grows = "it was still growing" if last > first else "it was no longer growing"
+    best, evenest = (
+        min(_WITH_LOSS, key=lambda arm: figures[f"{key}_{arm}"].value) for key in ("loss", "cv")
+    )
     return [
         f"The largest load is at most {EXPERTS / 4:g} times the mean, where four experts do all "
         f"the work. Without a loss it was {first:.2f} times the mean at half of the steps and "
@@ -104,6 +107,8 @@ def notes(figures: Figures) -> list[str]:
         f"{figures['least_cost'].value:.3f} at least. Four experts that do all the work have met "
         f"{figures['tokens'].value:,.0f} rows each, experts with an even load "
         f"{figures['tokens'].value * 4 / EXPERTS:,.0f}.",
+        f"With a loss perplexity is best at {_words(best)}, and the load in use most even at "
+        f"{_words(evenest)}.",
         f"In training, with noise, the smooth load had a CV of "
         f"{figures['noisy_load_none'].value:.2f} without a loss and "
         f"{figures['noisy_load_both_0.1'].value:.2f} with both at 0.1.",
@@ -128,18 +133,21 @@ def draw(measured: Sequence[Measured], file: Path) -> None:
     )
 
 
+def _words(arm: str) -> str:
+    (importance, load), _ = ARMS[arm]
+    return f"importance {importance:g}, load {load:g}"
+
+
 def _rows() -> list[Row]:
     rows = []
-    for arm, ((importance, load), published) in ARMS.items():
-        label = f"importance {importance:g}, load {load:g}"
+    for arm, (_, published) in ARMS.items():
         for (quantity, (key, digits)), value in zip(_QUANTITIES.items(), published, strict=True):
             told = f"perplexity {value} a word" if key == "loss" else value
-            rows.append(Row(f"{label}: {quantity}", told, f"{key}_{arm}", digits))
-    for arm, ((importance, load), (perplexity, *_)) in ARMS.items():
-        if arm != "none":
-            label = f"no loss to importance {importance:g}, load {load:g}: ratio of perplexities"
-            told = f"{float(ARMS['none'][1][0]) / float(perplexity):.3f}"
-            rows.append(Row(label, told, f"none_to_{arm}"))
+            rows.append(Row(f"{_words(arm)}: {quantity}", told, f"{key}_{arm}", digits))
+    for arm in _WITH_LOSS:
+        label = f"no loss to {_words(arm)}: ratio of perplexities"
+        told = float(ARMS["none"][1][0]) / float(ARMS[arm][1][0])
+        rows.append(Row(label, f"{told:.3f}", f"none_to_{arm}"))
     rows.append(Row("worst to best with a loss: ratio of perplexities", "1.003", "among_losses"))
     return rows
 
@@ -206,7 +214,7 @@ SHAZEER_2017_LOSSES = Reproduction(
     sets=[TEXT],
     gpu=True,
     seeds=3,
-    minutes=3,
+    minutes=10,
     cells=lambda size, seeds: grid(list(ARMS), seeds),
     measure=_measure,
     figures=figures,
