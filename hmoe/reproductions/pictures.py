@@ -51,6 +51,8 @@ def by_arms(
         below: what the labels are.
         log: names of the quantities whose axis is logarithmic.
     """
+    from matplotlib.ticker import LogLocator
+
     with picture(file, len(quantities), 2.3 * len(quantities) + 0.4) as panels:
         for axes, (name, values) in zip(panels, quantities.items(), strict=True):
             for place, arm in enumerate(labels):
@@ -60,4 +62,7 @@ def by_arms(
             axes.set_ylabel(name)
             if name in log:
                 axes.set_yscale("log")
+                axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+                axes.yaxis.set_major_formatter("{x:g}")  # 0.2, not 2 x 10^-1
+                axes.yaxis.set_minor_formatter("{x:g}")
         panels[-1].set_xlabel(below)
