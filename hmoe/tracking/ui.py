@@ -2,9 +2,11 @@
 
 import importlib.util
 import os
+import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from hmoe.errors import ConfigError
@@ -43,6 +45,8 @@ def links(runs: Path, port: int) -> dict[str, list[str]]:
 def serve(runs: Path, port: int) -> int:
     """Show the runs until interrupted; returns the server's exit status, 0 after Ctrl-C.
 
+    However it ends, but by SIGKILL, no server is left.
+
     Raises:
         ConfigError: nothing tracked there, port taken, or MLflow installed without its server.
     """
@@ -60,13 +64,20 @@ def serve(runs: Path, port: int) -> int:
     for study, addresses in links(runs, port).items():
         print(f"{study}: {addresses[0]}")
     print("More ways to look at a study are in the menu of the page's upper right.", flush=True)
-    process = subprocess.Popen(ui_command(runs, port), env=os.environ | _ENVIRONMENT)
+    for ending in (signal.SIGTERM, signal.SIGHUP):  # answered as Ctrl-C is
+        signal.signal(ending, signal.default_int_handler)
+    # MLflow leaves its worker behind unless the whole group is ended, and so it has one of its own.
+    process = subprocess.Popen(
+        ui_command(runs, port), env=os.environ | _ENVIRONMENT, start_new_session=True
+    )
     try:
         return process.wait()
     except KeyboardInterrupt:
-        # The terminal sent the interrupt to the server too; it is closing down.
-        process.wait()
         return 0
+    finally:
+        with suppress(ProcessLookupError):  # none is left
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
 
 
 def _is_free(port: int) -> bool:

@@ -1,9 +1,9 @@
 """The user interface: refusals in words, and that MLflow's server starts and answers."""
 
-import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from contextlib import closing
@@ -11,7 +11,7 @@ from contextlib import closing
 import pytest
 
 from hmoe.errors import ConfigError
-from hmoe.tracking import serve, ui, ui_command
+from hmoe.tracking import serve, ui_command
 from tests.tracking.fake import empty_store
 
 
@@ -48,22 +48,30 @@ def test_the_server_is_local_and_has_one_worker(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_server_answers(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_server_answers_until_the_command_is_stopped_however_that_is(number, tmp_path):
     empty_store(tmp_path)
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = os.environ | ui._ENVIRONMENT
-    process = subprocess.Popen(ui_command(tmp_path, port), env=environment, start_new_session=True)
+    words = ["-m", "hmoe.cli", "ui", f"runs={tmp_path}", f"port={port}"]
+    with subprocess.Popen([sys.executable, *words], start_new_session=True) as process:
+        try:
+            assert eventually(lambda: answers(port))
+            process.send_signal(number)
+            assert process.wait(30) == 0
+            assert not answers(port)
+        finally:
+            process.terminate()
+
+
+def answers(port):
     try:
-        for _ in range(120):
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as answer:
-                    assert answer.status == 200
-                return
-            except OSError:
-                time.sleep(0.5)
-        pytest.fail("no answer in 60 s")
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+def eventually(holds):
+    return any(holds() or time.sleep(0.5) for _ in range(120))
