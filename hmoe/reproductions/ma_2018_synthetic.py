@@ -296,6 +296,8 @@ MA_2018_SYNTHETIC = Reproduction(
         "better than the shared bottom: figures above, which decide nothing.",
         "A first call of 20 runs by the same criteria was stored before; its runs are the first "
         "20 of these.",
+        "After 3,000 steps rounding tells: on another processor OMoE's gap exceeded that of MMoE "
+        "by .0092 [.0058, .0142], and OMoE spread 1.70 times as much at p = 0.5 as at p = 1.",
         "60 runs a cell where the paper has 200; all systems share a run's tasks, rows and seed.",
         "First weights are torch's for linear layers; gates have no bias, experts and towers do.",
         f"{BLOCK} runs are trained side by side with stacked weights, and share nothing: a test "

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from hmoe.reproductions.language import (
-    LENGTH,
     READ,
     TEXT,
     ends,
     grid,
+    length,
     measure_run,
     ratio,
     words_of,
@@ -221,7 +221,7 @@ WANG_2024_LOSS_FREE = Reproduction(
         "A transformer of two blocks, width 64, whose second holds the mixture (gpu: eight blocks, "
         "width 384, mixtures in all but the first), where the paper has DeepSeekMoE of 1B "
         "parameters.",
-        LENGTH,
+        length("the loss left .8 times the MaxVio of the bias, both at 0.001"),
         "64 experts, top 6, and 2 shared ones, sigmoid gates, as published; experts are 32 wide "
         "(gpu: 96).",
         READ,

@@ -43,9 +43,10 @@ def links(runs: Path, port: int) -> dict[str, list[str]]:
 
 
 def serve(runs: Path, port: int) -> int:
-    """Show the runs until interrupted; returns the server's exit status, 0 after Ctrl-C.
+    """Show the runs until interrupted by Ctrl-C, SIGTERM or SIGHUP.
 
-    However it ends, but by SIGKILL, no server is left.
+    Returns:
+        The server's exit status, or 0 after an interrupt, which leaves no server behind.
 
     Raises:
         ConfigError: nothing tracked there, port taken, or MLflow installed without its server.
@@ -65,15 +66,20 @@ def serve(runs: Path, port: int) -> int:
         print(f"{study}: {addresses[0]}")
     print("More ways to look at a study are in the menu of the page's upper right.", flush=True)
     for ending in (signal.SIGTERM, signal.SIGHUP):  # answered as Ctrl-C is
-        signal.signal(ending, signal.default_int_handler)
-    # MLflow leaves its worker behind unless the whole group is ended, and so it has one of its own.
-    process = subprocess.Popen(
-        ui_command(runs, port), env=os.environ | _ENVIRONMENT, start_new_session=True
-    )
+        if signal.getsignal(ending) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(ending, signal.default_int_handler)
     try:
-        return process.wait()
+        return _run(ui_command(runs, port), os.environ | _ENVIRONMENT)
     except KeyboardInterrupt:
         return 0
+
+
+def _run(command: list[str], environment: dict[str, str]) -> int:
+    """Run a command to its end, or until an exception; none of its processes is left then."""
+    # MLflow's server leaves its worker behind when it is stopped: all share a group of their own.
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    try:
+        return process.wait()
     finally:
         with suppress(ProcessLookupError):  # none is left
             os.killpg(process.pid, signal.SIGTERM)

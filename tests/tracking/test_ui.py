@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import pytest
 
@@ -50,17 +50,33 @@ def test_the_server_is_local_and_has_one_worker(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_server_answers_until_the_command_is_stopped_however_that_is(number, tmp_path):
-    empty_store(tmp_path)
+    with shown(tmp_path) as (process, port):
+        process.send_signal(number)
+        assert process.wait(30) == 0
+        assert not answers(port)
+
+
+@pytest.mark.slow
+def test_under_nohup_the_server_outlives_its_terminal(tmp_path):
+    with shown(tmp_path, "nohup") as (process, port):
+        process.send_signal(signal.SIGHUP)
+        time.sleep(2)
+        assert process.poll() is None
+        assert answers(port)
+
+
+@contextmanager
+def shown(runs, *before):
+    """A running `hmoe ui`, once it answers, and its port."""
+    empty_store(runs)
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    words = ["-m", "hmoe.cli", "ui", f"runs={tmp_path}", f"port={port}"]
-    with subprocess.Popen([sys.executable, *words], start_new_session=True) as process:
+    words = [*before, sys.executable, "-m", "hmoe.cli", "ui", f"runs={runs}", f"port={port}"]
+    with subprocess.Popen(words, start_new_session=True, stdout=subprocess.DEVNULL) as process:
         try:
             assert eventually(lambda: answers(port))
-            process.send_signal(number)
-            assert process.wait(30) == 0
-            assert not answers(port)
+            yield process, port
         finally:
             process.terminate()
 
