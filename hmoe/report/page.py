@@ -13,6 +13,7 @@ from plotly.offline import get_plotlyjs
 from hmoe.files import write_atomically
 from hmoe.metrics import Inspection
 from hmoe.report.answer import answer
+from hmoe.report.chosen import narrowly_chosen
 from hmoe.report.circumstances import circumstances, deviations, registered, unlike
 from hmoe.report.contract import contract_check
 from hmoe.report.effort import effort_rows, tuned_equally
@@ -155,6 +156,7 @@ def _facts(study: Study) -> dict[str, Any]:
         "deviations": deviations(study),
         "ends": end_rows(study),
         "unsettled": unsettled(study),
+        "narrowly_chosen": narrowly_chosen(study),
         "varied": varied_params(study),
         "circumstances": circumstances(study),
     }
