@@ -17,7 +17,7 @@ from hmoe.tracking import Objective, Study
 def narrowly_chosen(study: Study) -> str:
     """A caution about arms whose next best trial is within the margin; "" without such an arm."""
     margin, quality = declared_margin(study), quality_of(study)
-    if margin is None or quality is None or not varied_params(study):
+    if margin is None or quality is None:
         return ""
     near = [f"{arm} ({number(lead)})" for arm, lead in _leads(study, quality) if lead < margin]
     if not near:
@@ -30,10 +30,16 @@ def narrowly_chosen(study: Study) -> str:
 
 
 def _leads(study: Study, quality: Objective) -> Iterator[tuple[str, float]]:
-    """By how much the best trial of every confirmed arm leads, where it has two."""
-    confirmed = {run.arm for run in confirm_runs(study)}
+    """By how much the best trial of every confirmed arm leads the best with other settings."""
+    confirmed, varied = {run.arm for run in confirm_runs(study)}, varied_params(study)
     for arm in arms(study):
-        values = [value(run, quality) for run in trials(study) if run.arm == arm]
-        costs = sorted(cost_of(v, quality) for v in values if v is not None)
-        if arm in confirmed and len(costs) > 1:
-            yield arm, costs[1] - costs[0]
+        own = [run for run in trials(study) if run.arm == arm]
+        scored = [
+            (cost_of(found, quality), [run.params.get(key, "") for key in varied])
+            for run in own
+            if (found := value(run, quality)) is not None
+        ]
+        if arm in confirmed and scored:
+            best, chosen = min(scored)
+            if others := [cost for cost, settings in scored if settings != chosen]:
+                yield arm, min(others) - best

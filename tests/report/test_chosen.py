@@ -62,8 +62,10 @@ def test_without_a_confirmed_choice_there_is_nothing_to_warn_of(changes):
 
 def test_one_trial_an_arm_and_equal_settings_are_no_choice():
     assert narrowly_chosen(study(*TRIALS[::3])) == ""
-    alike = [make_run("tree", loss, seed=i) for i, loss in enumerate((0.5, 0.5))]
+    alike = [trial("tree", loss, 0.001, name=f"tree/{loss}") for loss in (0.5, 0.501)]
     assert narrowly_chosen(study(*alike, confirmed=("tree",))) == ""
+    other = trial("tree", 0.51, 0.002)
+    assert narrowly_chosen(study(*alike, other, confirmed=("tree",))).startswith("tree (0.01000): ")
 
 
 def test_page_and_readme_tell_it():
