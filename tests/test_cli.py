@@ -164,7 +164,7 @@ def test_who_follows_a_run_does_not_wait_for_mlflow():
         ),
         (
             "bench trian",
-            "suite = trian: there are layer, routing, train, sweep, process, large_trees.",
+            "suite = trian: must be one of layer, routing, train, sweep, process, large_trees.",
         ),
         ("bench large_trees tree.spec=[4]", "tree.spec=[4]: large_trees has no options"),
         ("bench process seed=1", "seed=1: process has no options but rounds and out"),
