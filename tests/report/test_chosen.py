@@ -71,5 +71,5 @@ def test_one_trial_an_arm_and_equal_settings_are_no_choice():
 def test_page_and_readme_tell_it():
     told = study(*TRIALS)
     assert "**Chosen by little:** tree (0.01500)" in readme(told)
-    assert "Chosen by little: tree (0.01500)" in html(told)
+    assert "<strong>Chosen by little:</strong> tree (0.01500)" in html(told)
     assert "Chosen by little" not in readme(study(*TRIALS, margin=0.01))
