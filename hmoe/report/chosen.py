@@ -5,13 +5,13 @@ it. Which configuration of an arm is confirmed was decided before, by one trial 
 best was hardly behind, another search may confirm another, and the difference may be another one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from hmoe.report.numbers import number
 from hmoe.report.settled import declared_margin
-from hmoe.report.tables import arms, cost_of, quality_of, trials, value, varied_params
+from hmoe.report.tables import cost_of, quality_of, trials, value, varied_params
 from hmoe.report.verdicts import confirm_runs
-from hmoe.tracking import Objective, Study
+from hmoe.tracking import Objective, Run, Study
 
 
 def narrowly_chosen(study: Study) -> str:
@@ -30,16 +30,22 @@ def narrowly_chosen(study: Study) -> str:
 
 
 def _leads(study: Study, quality: Objective) -> Iterator[tuple[str, float]]:
-    """By how much the best trial of every confirmed arm leads the best with other settings."""
-    confirmed, varied = {run.arm for run in confirm_runs(study)}, varied_params(study)
-    for arm in arms(study):
-        own = [run for run in trials(study) if run.arm == arm]
-        scored = [
-            (cost_of(found, quality), [run.params.get(key, "") for key in varied])
-            for run in own
-            if (found := value(run, quality)) is not None
-        ]
-        if arm in confirmed and scored:
-            best, chosen = min(scored)
-            if others := [cost for cost, settings in scored if settings != chosen]:
-                yield arm, min(others) - best
+    """By how much the trial of what was confirmed leads the next best, for every arm with a rival.
+
+    What was confirmed is read off the runs, not chosen here once more: a trial that is better and
+    was not confirmed lies beyond the bounds of the search, and is no rival.
+    """
+    varied = varied_params(study)
+    confirmed = {run.arm: _settings(run, varied) for run in confirm_runs(study)}
+    for arm, chosen in confirmed.items():
+        own, others = [], []
+        for run in trials(study):
+            if run.arm == arm and (found := value(run, quality)) is not None:
+                side = own if _settings(run, varied) == chosen else others
+                side.append(cost_of(found, quality))
+        if own and (behind := [cost - min(own) for cost in others if cost >= min(own)]):
+            yield arm, min(behind)
+
+
+def _settings(run: Run, keys: Sequence[str]) -> list[str | None]:
+    return [run.params.get(key) for key in keys]

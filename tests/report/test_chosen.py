@@ -16,14 +16,13 @@ def trial(arm, quality, lr, **changes):
     )
 
 
-def confirming(arm):
-    return [
-        make_run(arm, 1.0, kind="confirm", seed=s, metrics={"final/test/loss": 1.0}) for s in (8, 9)
-    ]
+def confirming(arm, lr):
+    told = {"params": {LR: str(lr)}, "metrics": {"final/test/loss": 1.0}}
+    return [make_run(arm, 1.0, kind="confirm", seed=seed, **told) for seed in (8, 9)]
 
 
-def study(*trials, margin=0.02, confirmed=("flat", "tree"), **changes):
-    runs = [*trials, *(run for arm in confirmed for run in confirming(arm))]
+def study(*trials, margin=0.02, confirmed=("flat", "tree"), lr=0.002, **changes):
+    runs = [*trials, *(run for arm in confirmed for run in confirming(arm, lr))]
     confirmation = Confirmation(2, {"val/loss": margin}, 0.05, ())
     return make_study(runs, confirmation=confirmation, **changes)
 
@@ -46,8 +45,15 @@ def test_an_arm_whose_next_best_trial_is_within_the_margin_is_named_with_its_lea
 
 def test_of_an_objective_that_grows_the_largest_is_the_best():
     grows = (Objective("val/loss", "maximize"),)
-    assert narrowly_chosen(study(*TRIALS, objectives=grows, margin=0.3)).startswith(
-        "flat (0.2000), "
+    told = narrowly_chosen(study(*TRIALS, objectives=grows, margin=0.3, lr=0.003))
+    assert told.startswith("flat (0.2000), ")
+
+
+def test_a_better_trial_that_was_not_confirmed_is_no_rival():
+    """It lies beyond the bounds of the search; the next best is 0.2 behind."""
+    assert narrowly_chosen(study(*TRIALS, lr=0.001)) == ""
+    assert narrowly_chosen(study(*TRIALS, lr=0.001, margin=0.3)).startswith(
+        "flat (0.2000), tree (0.2"
     )
 
 
@@ -61,11 +67,11 @@ def test_without_a_confirmed_choice_there_is_nothing_to_warn_of(changes):
 
 
 def test_one_trial_an_arm_and_equal_settings_are_no_choice():
-    assert narrowly_chosen(study(*TRIALS[::3])) == ""
+    assert narrowly_chosen(study(*TRIALS[::3], lr=0.001)) == ""
     alike = [trial("tree", loss, 0.001, name=f"tree/{loss}") for loss in (0.5, 0.501)]
-    assert narrowly_chosen(study(*alike, confirmed=("tree",))) == ""
-    other = trial("tree", 0.51, 0.002)
-    assert narrowly_chosen(study(*alike, other, confirmed=("tree",))).startswith("tree (0.01000): ")
+    assert narrowly_chosen(study(*alike, confirmed=("tree",), lr=0.001)) == ""
+    two = study(*alike, trial("tree", 0.51, 0.002), confirmed=("tree",), lr=0.001)
+    assert narrowly_chosen(two).startswith("tree (0.01000): ")
 
 
 def test_page_and_readme_tell_it():
